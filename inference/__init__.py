@@ -1,0 +1,1 @@
+"""Stage 3: a face-clip store and checkpoints in, scores out."""

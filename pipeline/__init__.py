@@ -1,0 +1,1 @@
+"""Stage 1: videos in, face-clip store out."""

@@ -1,0 +1,1 @@
+"""Stage 2: a face-clip store in, checkpoints out."""
