@@ -1,0 +1,351 @@
+"""Decoding: one forward pass over a video as RGB frames with true indices, in memory that its length doesn't change.
+
+OpenCV leaves four things for its caller to find out, and they shape this module; each has a test:
+
+- The header's frame count is a promise. A pass ends where grabbing ends, and nothing ever seeks.
+- ``grab()`` also returns False in the middle of a video, once for each packet that the decoder refuses; so only a long
+  run of failures is the end.
+- Frames that fail to decode are skipped in silence. Their timestamps are missing, though, which ``FrameClock`` notices.
+- ``retrieve()`` returns True and garbage for interlaced frames (opencv-python 4.13 to 5.0, with FFmpeg 8), because the
+  result of the conversion goes unchecked; so an interlaced video is refused when it is opened. Only its first frame is
+  looked at: one that turns interlaced later repeats the last picture before that.
+
+What can't be known: where a frame refers to a lost one, FFmpeg conceals the damage by showing older content.
+A picture whose size changes within the stream is rescaled by OpenCV to the first frame's size; rotation metadata is
+applied.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import av
+import cv2
+import numpy as np
+from av.container import InputContainer
+
+from pipeline.types import Frame, UInt8Array, VideoInfo
+
+MAX_FAILED_GRABS = 300
+"""Refused packets in a row after which a video counts as ended: 10 s at 30 fps; at the true end they cost 12 ms."""
+
+MAX_GAP_SECONDS = 10.0
+"""A longer hole in the timestamps is taken for a jump of the clock, not for frames that failed."""
+
+MAX_FPS = 240.0
+"""Faster than the slow motion of phones means a time base in place of a frame rate; screen recorders write 1000."""
+
+GRID_TOLERANCE = 0.25
+"""In frame intervals. Containers that round to a millisecond are off by at most 0.12 of one at 240 fps."""
+
+HEADER_MARGIN = 4
+"""How many frames a header may promise too many before ``sampled`` pays for a second pass to get the last frame."""
+
+REMEDY = "try to play it, and re-encode it (ffmpeg -i IN -c:v libx264 OUT.mp4) or leave it out"
+
+T = TypeVar("T")
+
+
+class VideoDecodeError(Exception):
+    """A file that can't be opened as a video, or that yields no frame; the message says why and what to do."""
+
+
+class FrameClock:
+    """Frame indices and times from presentation times.
+
+    While a stream keeps to the constant frame rate of its header, frame n is the one shown at ``n / fps`` after the
+    first, so that a hole in the times shows how many frames failed to decode.
+    The first time off that grid marks the rate as variable (or the header's rate as wrong), and from then on frames
+    are simply counted, because a longer wait means nothing there. So does a first step that is not one interval: for
+    field rates, twice the frame rate, every step would be a hole.
+
+    Frames left out on purpose from a stream that otherwise keeps to its header's rate (duplicates dropped before
+    encoding) can't be told from frames that failed.
+    """
+
+    def __init__(self, fps: float) -> None:
+        self.fps = fps if 0 < fps <= MAX_FPS else 0.0
+        self.is_constant_rate = self.fps > 0
+        self.index = -1
+        """Of the newest frame; -1 before the first."""
+        self.seconds = 0.0
+        """Time of the newest frame since the first; never decreases."""
+        self._start_seconds = 0.0
+
+    def tick(self, position_seconds: float) -> tuple[int, float]:
+        """Index and time since the first frame, of the next frame that decoded.
+
+        Args:
+            position_seconds: Its presentation time as the container has it; one that does not increase (OpenCV says 0
+                where there is none) is replaced by the previous frame's plus one interval.
+        """
+        if self.index < 0:
+            self.index, self._start_seconds = 0, position_seconds
+            return 0, 0.0
+        elapsed = position_seconds - self._start_seconds
+        step = self._step_on_grid(elapsed) if self.is_constant_rate else None
+        self.is_constant_rate = step is not None
+        self.index += step or 1
+        if elapsed > self.seconds:
+            self.seconds = elapsed
+        elif self.fps:
+            self.seconds += 1 / self.fps
+        return self.index, self.seconds
+
+    def _step_on_grid(self, elapsed_seconds: float) -> int | None:
+        position = elapsed_seconds * self.fps
+        step = round(position) - self.index
+        longest = 1 if self.index == 0 else MAX_GAP_SECONDS * self.fps
+        on_grid = abs(position - round(position)) <= GRID_TOLERANCE
+        return step if on_grid and 1 <= step <= longest else None
+
+
+class VideoReader:
+    """One forward pass over one video file; a context manager.
+
+    Args:
+        path: A local file; never taken for a URL, a protocol or a pattern of file names.
+        num_threads: Of the decoder; None leaves the choice to OpenCV, which takes one for each core.
+
+    Raises:
+        VideoDecodeError: there is no such file, it is not a video, or OpenCV can't decode it.
+    """
+
+    def __init__(self, path: str, num_threads: int | None = None) -> None:
+        self.path = path
+        self.num_frames_decoded = 0
+        """Frames that the decoder gave so far, wanted or not."""
+        self.seconds = 0.0
+        """Time spent decoding and converting so far."""
+        _check_file(path)
+        self._num_threads = num_threads
+        self._failed_frames: list[int] = []
+        self._started = False
+        self._capture = self._timed(partial(_open, path, num_threads))
+        if self._timed(partial(_is_interlaced, path)):
+            self._capture.release()
+            raise VideoDecodeError(
+                f"{path} is interlaced: OpenCV can't convert it to RGB; "
+                "deinterlace it first (ffmpeg -i IN -vf yadif -c:v libx264 OUT.mp4)"
+            )
+        self.info = _info(self._capture)
+        self._clock = FrameClock(self.info.fps_from_header)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give the file and the decoder back."""
+        self._capture.release()
+
+    @property
+    def last_index(self) -> int:
+        """Index of the newest frame that decoded; -1 before the first, the video's last frame after the pass."""
+        return self._clock.index
+
+    @property
+    def failed_frames(self) -> tuple[int, ...]:
+        """Indices known to be missing so far, ascending: the frame failed to decode or, where wanted, to convert.
+
+        Frames lost before the first or after the last that decodes, or where the frame rate varies, leave no trace.
+        """
+        return tuple(self._failed_frames)
+
+    @property
+    def is_constant_rate(self) -> bool:
+        """Whether all timestamps so far kept to the header's frame rate, so that a missing frame is noticed."""
+        return self._clock.is_constant_rate
+
+    def frames(self, wanted: Callable[[int], bool] | None = None) -> Iterator[Frame]:
+        """The frames whose index is wanted, in order; None means all. The others are decoded but not converted.
+
+        A frame's array is the caller's own. Indices in ``failed_frames`` are skipped, never filled in.
+
+        Raises:
+            RuntimeError: a second pass was asked for; open the file again.
+            VideoDecodeError: while iterating, where the file ends without a frame that can be used.
+        """
+        if self._started:
+            raise RuntimeError(f"{self.path} was read already, and a VideoReader makes one pass; open another one")
+        self._started = True
+        return self._frames(wanted)
+
+    def sampled(self, every: int) -> Iterator[Frame]:
+        """The frames whose index is a multiple of ``every``, and the last frame of the video.
+
+        Which frame is the last is known only when the decoder has dropped it. So the frames around the end that the
+        header promises are converted in advance; where the promise was wrong by more than ``HEADER_MARGIN`` frames
+        (a truncated file, a wrong header), the file is decoded a second time.
+        """
+        if every < 1:
+            raise ValueError(f"every={every}: no frame would be sampled; use 1 for all frames, 10 for every tenth")
+        promised = self.info.num_frames_from_header
+        near_end = math.inf if promised is None else promised - 1 - HEADER_MARGIN
+        newest = None
+        for frame in self.frames(lambda index: index % every == 0 or index >= near_end):
+            newest = frame
+            if frame.index % every == 0:
+                yield frame
+        last = self.last_index
+        if last % every == 0 or last in self._failed_frames:
+            return
+        if newest is not None and newest.index == last:
+            yield newest
+        else:
+            yield from self._again(last)
+
+    def _again(self, index: int) -> Iterator[Frame]:
+        with VideoReader(self.path, self._num_threads) as reader:
+            frame = next(reader.frames(lambda i: i == index), None)
+            self.seconds += reader.seconds
+        if frame is not None:
+            yield frame
+
+    def _frames(self, wanted: Callable[[int], bool] | None) -> Iterator[Frame]:
+        num_wanted = num_converted = 0
+        while self._grab():
+            self.num_frames_decoded += 1
+            previous = self._clock.index
+            index, seconds = self._clock.tick(self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+            self._failed_frames.extend(range(previous + 1, index))
+            if wanted is not None and not wanted(index):
+                continue
+            num_wanted += 1
+            converted, picture = self._timed(self._capture.retrieve)
+            if not converted:
+                self._failed_frames.append(index)
+                continue
+            num_converted += 1
+            yield Frame(index, seconds, self._timed(partial(to_rgb, picture)))
+        if self.num_frames_decoded == 0:
+            raise VideoDecodeError(
+                f"{self.path} opens as a video ({_fourcc(self._capture)}) but not one frame decodes: it is damaged or "
+                f"OpenCV lacks the codec; {REMEDY}"
+            )
+        if num_wanted and not num_converted:
+            raise VideoDecodeError(
+                f"{self.path}: {self.num_frames_decoded} frames decode but OpenCV can't convert any to RGB; {REMEDY}"
+            )
+
+    def _grab(self) -> bool:
+        return any(self._timed(self._capture.grab) for _ in range(MAX_FAILED_GRABS))
+
+    def _timed(self, call: Callable[[], T]) -> T:
+        start = perf_counter()
+        try:
+            return call()
+        finally:
+            self.seconds += perf_counter() - start
+
+
+def to_rgb(picture: UInt8Array) -> UInt8Array:
+    """uint8 ``(H, W)``, ``(H, W, 1)``, BGR ``(H, W, 3)`` or BGRA ``(H, W, 4)`` -> contiguous RGB ``(H, W, 3)``.
+
+    BGR is converted in place.
+    """
+    channels = picture.shape[2] if picture.ndim == 3 else 1
+    if channels == 3:
+        rgb = cv2.cvtColor(picture, cv2.COLOR_BGR2RGB, dst=picture)
+    else:
+        rgb = cv2.cvtColor(picture, {1: cv2.COLOR_GRAY2RGB, 4: cv2.COLOR_BGRA2RGB}[channels])
+    return np.ascontiguousarray(rgb)
+
+
+def _check_file(path: str) -> None:
+    try:
+        status = Path(path).stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise VideoDecodeError(f"{path} is a folder, not a video; name the files in it")
+        if not stat.S_ISREG(status.st_mode):
+            raise VideoDecodeError(f"{path} is a device or a pipe, which can't be read twice; copy it into a file")
+        with Path(path).open("rb"):
+            pass
+    except FileNotFoundError as error:
+        raise VideoDecodeError(f"{path} does not exist, so there is nothing to decode; check the path") from error
+    except PermissionError as error:
+        raise VideoDecodeError(f"{path} may not be read by this user; change its permissions") from error
+    except (OSError, ValueError) as error:
+        raise VideoDecodeError(f"{path!r} can't be read ({error}); check the path and the disk") from error
+    if status.st_size == 0:
+        raise VideoDecodeError(f"{path} is empty (0 bytes), so there is nothing to decode; copy it again")
+
+
+def _open(path: str, num_threads: int | None) -> Any:
+    """An opened ``cv2.VideoCapture``, with FFmpeg's and OpenCV's chatter about damage left out.
+
+    OPENCV_FFMPEG_LOGLEVEL is read when a process opens its first video; a user's own choice stays.
+    """
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    options = [] if num_threads is None else [cv2.CAP_PROP_N_THREADS, num_threads]
+    with _silent_cv2():
+        # FFmpeg takes "concat:a|b.mp4" for a protocol, but nothing that starts with a slash.
+        capture = cv2.VideoCapture(str(Path(path).absolute()), cv2.CAP_FFMPEG, options)
+    if not capture.isOpened():
+        raise VideoDecodeError(f"{path} can't be opened as a video: {_why_unreadable(path)}; {REMEDY}")
+    return capture
+
+
+@contextmanager
+def _silent_cv2() -> Iterator[None]:
+    level = cv2.utils.logging.getLogLevel()
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        cv2.utils.logging.setLogLevel(level)
+
+
+def _container(path: str) -> InputContainer:
+    """PyAV's view of a file. Damaged tags must not matter: PyAV raises on text that isn't UTF-8 unless told not to."""
+    return av.open(str(Path(path).absolute()), metadata_errors="ignore")
+
+
+def _why_unreadable(path: str) -> str:
+    """OpenCV gives no reason; PyAV looks into the container for it."""
+    try:
+        with _container(path) as container:
+            kinds = sorted({stream.type for stream in container.streams})
+            if "video" not in kinds:
+                return f"it has no video stream, only {' and '.join(kinds) or 'an empty container'}"
+            return "it has a video stream, but OpenCV has no decoder for its codec or can't set it up"
+    except av.FFmpegError as error:
+        return f"it is no video, or its header is damaged or cut off ({error.strerror})"
+
+
+def _is_interlaced(path: str) -> bool:
+    """Whether the first frame is flagged as interlaced. That costs 1 % of decoding ten seconds of 1080p."""
+    try:
+        with _container(path) as container:
+            return next(container.decode(container.streams.video[0])).interlaced_frame
+    except (av.FFmpegError, IndexError, StopIteration):
+        return False  # OpenCV's own decoding decides about damaged files
+
+
+def _info(capture: Any) -> VideoInfo:
+    count, fps = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
+    return VideoInfo(
+        # Streams without a duration give large negative numbers here.
+        num_frames_from_header=int(count) if 0 < count < 2**31 else None,
+        fps_from_header=fps if 0 < fps < math.inf else 0.0,
+        width=int(capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
+        height=int(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
+    )
+
+
+def _fourcc(capture: Any) -> str:
+    code = int(capture.get(cv2.CAP_PROP_FOURCC))
+    return code.to_bytes(8, "little", signed=True)[:4].decode("ascii", "replace").strip("\0") or "codec unknown"
