@@ -1,0 +1,94 @@
+"""Tracks and frames -> face clips. Squares only: aspect is never distorted, only what lies beyond a frame is padded."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from pipeline.config import CropSettings
+from pipeline.types import Float32Array, UInt8Array
+
+
+def union_squares(boxes_xyxy: Float32Array, margin: float) -> Float32Array:
+    """One static square around all boxes, so that the motion of the head stays in the clip.
+
+    Args:
+        boxes_xyxy: float32 (T, 4), source pixels.
+        margin: added on each side, as a share of the longer side of the union.
+
+    Returns:
+        float32 (T, 4), the same whole-pixel square T times; it may reach beyond the frame.
+    """
+    low, high = boxes_xyxy[:, :2].min(axis=0), boxes_xyxy[:, 2:].max(axis=0)
+    side = max(1.0, np.ceil((high - low).max() * (1 + 2 * margin)))
+    corner = np.round((low + high - side) / 2)
+    return np.tile(np.concatenate([corner, corner + side]).astype(np.float32), (len(boxes_xyxy), 1))
+
+
+def follow_squares(boxes_xyxy: Float32Array, scale: float, percentile: float, size: int) -> Float32Array:
+    """A square of fixed size whose centre moves with the boxes.
+
+    Args:
+        boxes_xyxy: float32 (T, 4), source pixels.
+        scale: side of the square over the percentile of the boxes' longer sides.
+        percentile: 0..100.
+        size: side of the picture to be made of it. A square that will be shrunk lies on whole pixels, which moves it by
+            less than half a pixel of the picture; one that will be enlarged doesn't, or the clip would shake.
+
+    Returns:
+        float32 (T, 4); it may reach beyond the frame.
+    """
+    longer_sides = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).max(axis=1)
+    side = max(1.0, float(np.percentile(longer_sides, percentile)) * scale)
+    centres = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2
+    if side >= size:
+        side = np.ceil(side)
+        corners = np.round(centres - side / 2)
+    else:
+        corners = centres - side / 2
+    return np.concatenate([corners, corners + side], axis=1).astype(np.float32)
+
+
+def crop_squares(boxes_xyxy: Float32Array, settings: CropSettings) -> Float32Array:
+    """The square to cut out of each frame of a segment: float32 (T, 4), source pixels."""
+    if settings.mode == "union":
+        return union_squares(boxes_xyxy, settings.margin)
+    return follow_squares(boxes_xyxy, settings.follow_scale, settings.follow_percentile, settings.size)
+
+
+def crop_square(rgb: UInt8Array, square_xyxy: Float32Array, size: int) -> UInt8Array:
+    """Cut a square out of a frame and scale it: by area when it shrinks, cubic when it grows.
+
+    Args:
+        rgb: uint8 (H, W, 3).
+        square_xyxy: float32 (4,), source pixels; black where it reaches beyond the frame.
+        size: side of the result, pixels.
+
+    Returns:
+        uint8 (size, size, 3).
+    """
+    x1, y1, x2, y2 = (float(v) for v in square_xyxy)
+    if not all(v.is_integer() for v in (x1, y1, x2, y2)):
+        step = (x2 - x1) / size
+        # Maps centres of pixels to centres of pixels, as cv2.resize does.
+        to_source = np.array([[step, 0, x1 + step / 2 - 0.5], [0, step, y1 + step / 2 - 0.5]])
+        flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+        return np.asarray(cv2.warpAffine(rgb, to_source, (size, size), flags=flags), np.uint8)
+    left, top, right, bottom = int(x1), int(y1), int(x2), int(y2)
+    height, width = rgb.shape[:2]
+    inside = rgb[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
+    beyond = (max(-top, 0), max(bottom - height, 0), max(-left, 0), max(right - width, 0))
+    if any(beyond):
+        inside = cv2.copyMakeBorder(inside, *beyond, cv2.BORDER_CONSTANT, value=(0, 0, 0))
+    interpolation = cv2.INTER_AREA if right - left > size else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(inside, (size, size), interpolation=interpolation), np.uint8)
+
+
+def sharpness(clip: UInt8Array, num_samples: int = 8) -> float:
+    """Mean variance of the Laplacian of some evenly spaced grey frames of a clip; low is blurred.
+
+    Pech-Pacheco et al. 2000, "Diatom autofocusing in brightfield microscopy". Comparable only at one crop size.
+    """
+    samples = np.unique(np.linspace(0, len(clip) - 1, num_samples).astype(int))
+    grey = (cv2.cvtColor(clip[i], cv2.COLOR_RGB2GRAY) for i in samples)
+    return float(np.mean([cv2.Laplacian(picture, cv2.CV_32F).var() for picture in grey]))
