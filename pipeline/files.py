@@ -1,0 +1,113 @@
+"""Files of a store, on a local disk or behind any fsspec URL (``s3://``, ``gs://``, ``memory://``).
+
+What it adds to fsspec: a file appears whole or not at all, and is durable once it is there.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+from zarr.abc.store import Store
+from zarr.storage import FsspecStore, LocalStore
+
+
+class StoreFiles:
+    """The folder a store lives in. Names are relative to it, POSIX."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url.rstrip("/") or "/"
+        self._fs, self._root = fsspec.core.url_to_fs(self.url)
+        self.is_local = isinstance(self._fs, LocalFileSystem)
+
+    def __repr__(self) -> str:
+        return f"StoreFiles({self.url!r})"
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}" if name else str(self._root)
+
+    def exists(self, name: str = "") -> bool:
+        # A listing may have been cached before another process wrote.
+        self._fs.invalidate_cache()
+        return bool(self._fs.exists(self._path(name)))
+
+    def is_folder(self, name: str = "") -> bool:
+        return bool(self._fs.isdir(self._path(name)))
+
+    def make_folder(self, name: str) -> None:
+        """Make a folder where folders exist; an object store has none."""
+        self._fs.makedirs(self._path(name), exist_ok=True)
+
+    def names(self, folder: str = "") -> list[str]:
+        """What lies directly in a folder, sorted; empty where there is no such folder."""
+        self._fs.invalidate_cache()
+        try:
+            found = self._fs.ls(self._path(folder), detail=False)
+        except FileNotFoundError:
+            return []
+        return sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
+
+    def size_bytes(self, name: str) -> int:
+        """Bytes of a file, or of all files in a folder."""
+        return int(self._fs.du(self._path(name)))
+
+    def read(self, name: str) -> bytes:
+        """Contents of a file.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        return bytes(self._fs.cat_file(self._path(name)))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Create or replace a file in one step: a temporary name, fsync and rename on a disk, one PUT elsewhere."""
+        if not self.is_local:
+            self._fs.pipe_file(self._path(name), data)
+            return
+        target = Path(self._path(name))
+        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(target.parent)
+
+    def sync(self, folder: str) -> None:
+        """Make all files below a folder durable. Object stores are, once they have answered."""
+        if not self.is_local:
+            return
+        for parent, _, names in os.walk(self._path(folder)):
+            for name in names:
+                with Path(parent, name).open("rb") as file:
+                    os.fsync(file.fileno())
+            _sync_folder(Path(parent))
+
+    def remove(self, name: str) -> None:
+        """Remove a file or a folder with all that is in it; one that isn't there is no error."""
+        try:
+            self._fs.rm(self._path(name), recursive=True)
+        except FileNotFoundError:
+            return
+
+    def zarr_store(self, name: str, read_only: bool) -> Store:
+        """A zarr store rooted at ``name``."""
+        if self.is_local:
+            return LocalStore(self._path(name), read_only=read_only)
+        return FsspecStore.from_url(self._fs.unstrip_protocol(self._path(name)), read_only=read_only)
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename is durable once its folder is."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

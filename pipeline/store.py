@@ -1,0 +1,253 @@
+"""Reading a face-clip store, format version 1 (``docs/store-format.md``), and ``python -m pipeline.store``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import zarr
+
+from pipeline.files import StoreFiles
+from pipeline.schema import CIRCUMSTANCE_COLUMNS, PLACEMENT_COLUMNS, TRACKS_SCHEMA, VIDEOS_SCHEMA
+from pipeline.types import UInt8Array
+from pipeline.writer import CODEC_PIPELINE, StoreFormatError, read_manifest
+
+__all__ = ["FaceStore", "StoreFormatError"]
+
+_MAX_OPEN_ARRAYS = 256
+
+
+class FaceStore:
+    """A face-clip store, opened for reading. Cheap to open, and to send to other processes: they open it themselves.
+
+    Attributes:
+        url: where it is.
+        manifest: ``store.json``.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self.files = StoreFiles(url)
+        self.manifest = read_manifest(self.files)
+        self._arrays: OrderedDict[str, zarr.Array[Any]] = OrderedDict()
+
+    @classmethod
+    def open(cls, url: str) -> FaceStore:
+        """Open a store on a local path or an fsspec URL.
+
+        Raises:
+            StoreFormatError: there is no store, or one of another format version.
+        """
+        return cls(str(url))
+
+    def __reduce__(self) -> tuple[type[FaceStore], tuple[str]]:
+        return FaceStore, (self.url,)
+
+    def __repr__(self) -> str:
+        return f"FaceStore({self.url!r}, fingerprint {self.fingerprint})"
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the settings it was made with."""
+        return str(self.manifest["fingerprint"])
+
+    @cached_property
+    def partition_names(self) -> list[str]:
+        """The committed partitions, as of the first look."""
+        names = [name for name in self.files.names("videos") if name.endswith(".parquet") and not name.startswith(".")]
+        return sorted((name.removesuffix(".parquet") for name in names), key=lambda name: (len(name), name))
+
+    def read_partition(self, table: str, partition_name: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """The ``videos`` or ``tracks`` table of one partition.
+
+        Raises:
+            StoreFormatError: the file is missing, damaged, or lacks a column.
+        """
+        name = f"{table}/{partition_name}.parquet"
+        schema = VIDEOS_SCHEMA if table == "videos" else TRACKS_SCHEMA
+        wanted = list(columns) if columns is not None else schema.names
+        try:
+            read = pq.read_table(pa.BufferReader(self.files.read(name)), columns=wanted)
+            return read.select(wanted)
+        except (OSError, pa.ArrowException, KeyError) as error:
+            raise StoreFormatError(
+                f"{self.url}/{name} is missing or damaged ({type(error).__name__}: {error}); "
+                f"'python -m pipeline.store verify' lists all that is"
+            ) from error
+
+    def read_table(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """The ``videos`` or ``tracks`` table of all committed partitions, with all or some columns."""
+        schema = VIDEOS_SCHEMA if table == "videos" else TRACKS_SCHEMA
+        wanted = pa.schema([schema.field(name) for name in (columns if columns is not None else schema.names)])
+        parts = [self.read_partition(table, name, wanted.names) for name in self.partition_names]
+        return pa.concat_tables([wanted.empty_table(), *parts])
+
+    @cached_property
+    def videos(self) -> pa.Table:
+        """One row a video, whatever became of it."""
+        return self.read_table("videos")
+
+    @cached_property
+    def tracks(self) -> pa.Table:
+        """One row a track, with its boxes and landmarks a frame: some 14 KB a track of 150 frames. Where that is too
+        much, :meth:`read_table` takes a list of columns."""
+        return self.read_table("tracks")
+
+    def frames(
+        self, track: int | Mapping[str, Any], start: int = 0, stop: int | None = None, step: int = 1
+    ) -> UInt8Array:
+        """A window of a track's frames.
+
+        Args:
+            track: a row number of :attr:`tracks`, or a row as a mapping with ``array, row_start, row_stop``.
+            start: first frame of the window, counted from the start of the track.
+            stop: one past the last; the track's end by default.
+            step: every step-th frame.
+
+        Returns:
+            uint8 (T, H, W, 3), RGB.
+
+        Raises:
+            IndexError: the window reaches beyond the track.
+            StoreFormatError: the array is missing or damaged.
+        """
+        if isinstance(track, Mapping):
+            name, row_start, row_stop = str(track["array"]), int(track["row_start"]), int(track["row_stop"])
+        else:
+            names, starts, stops = self._placements
+            name, row_start, row_stop = names[track].as_py(), int(starts[track]), int(stops[track])
+        length = row_stop - row_start
+        stop = length if stop is None else stop
+        if not 0 <= start < stop <= length or step < 1:
+            raise IndexError(f"window [{start}, {stop}) step {step} doesn't lie in a track of {length} frames")
+        try:
+            # A contiguous read: chunks hold several frames, so a stride would fetch the same bytes.
+            frames = np.asarray(self._array(name)[row_start + start : row_start + stop])
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            raise StoreFormatError(
+                f"{self.url}/arrays/{name}: rows [{row_start}, {row_stop}) can't be read "
+                f"({type(error).__name__}: {error}); 'python -m pipeline.store verify' lists all that is damaged"
+            ) from error
+        return frames[::step]
+
+    @cached_property
+    def _placements(self) -> tuple[pa.ChunkedArray, Any, Any]:
+        table = self.read_table("tracks", ["array", "row_start", "row_stop"])
+        return table["array"], table["row_start"].to_numpy(), table["row_stop"].to_numpy()
+
+    def _array(self, name: str) -> zarr.Array[Any]:
+        """An open array; opening costs a few reads, so the latest used ones stay open."""
+        if name in self._arrays:
+            self._arrays.move_to_end(name)
+            return self._arrays[name]
+        with zarr.config.set(CODEC_PIPELINE):
+            array = zarr.open_array(self.files.zarr_store(f"arrays/{name}", read_only=True), mode="r")
+        # zarr reads a chunk that isn't there as zeros. All are written, so a missing one is a lost one.
+        expected = -(-array.shape[0] // (array.shards or array.chunks)[0])
+        found = len(self.files.names(f"arrays/{name}/c"))
+        if found != expected:
+            raise StoreFormatError(f"{self.url}/arrays/{name} has {found} of its {expected} shards; the rest is lost")
+        self._arrays[name] = array
+        if len(self._arrays) > _MAX_OPEN_ARRAYS:
+            self._arrays.popitem(last=False)
+        return array
+
+    def digest(self) -> str:
+        """SHA-256 over the contents, hex: over each video's outcome and each track's metadata and frame checksum.
+
+        It doesn't depend on partitioning, order of work, number of workers, restarts, or where the input lay. Frames
+        enter through their stored checksums; that these are true is for ``verify`` to say.
+        """
+        of_video: dict[str, hashlib._Hash] = {}
+        for name in self.partition_names:
+            videos = self.read_partition("videos", name).drop_columns(list(CIRCUMSTANCE_COLUMNS))
+            tracks = self.read_partition("tracks", name).drop_columns(list(PLACEMENT_COLUMNS))
+            for row, content in zip(videos["video_id"].to_pylist(), _row_contents(videos), strict=True):
+                of_video[row] = hashlib.sha256(content)
+            order = pc.sort_indices(tracks, [("video_id", "ascending"), ("track_id", "ascending")])
+            tracks = tracks.take(order)
+            for row, content in zip(tracks["video_id"].to_pylist(), _row_contents(tracks), strict=True):
+                of_video[row].update(content)
+        whole = hashlib.sha256()
+        for video_id in sorted(of_video):
+            whole.update(of_video[video_id].digest())
+        return whole.hexdigest()
+
+
+def _row_contents(table: pa.Table) -> Iterator[bytes]:
+    """Each row as bytes: plain columns as JSON, list columns as their numbers in memory."""
+    plain = [name for name in table.column_names if not pa.types.is_list(table.schema.field(name).type)]
+    lists = [_numbers(table[name].combine_chunks()) for name in sorted(set(table.column_names) - set(plain))]
+    for i, row in enumerate(table.select(sorted(plain)).to_pylist()):
+        yield b"".join(
+            [json.dumps(row).encode(), *(values[offsets[i] : offsets[i + 1]].tobytes() for offsets, values in lists)]
+        )
+
+
+def _numbers(column: pa.ListArray) -> tuple[Any, Any]:
+    """Offsets (rows + 1) and values (elements, numbers an element) of a list column."""
+    offsets = column.offsets.to_numpy()
+    values, width = column.values, 1
+    while pa.types.is_fixed_size_list(values.type):
+        width *= values.type.list_size
+        values = values.flatten()
+    return offsets, values.to_numpy(zero_copy_only=False).reshape(-1, width)
+
+
+def _commands() -> Any:
+    """``python -m pipeline.store info|verify|gc STORE``. Here, not above: readers need neither click nor upkeep."""
+    import click  # noqa: PLC0415
+
+    from pipeline.cli import plain_errors, printable  # noqa: PLC0415
+    from pipeline.upkeep import describe_store, find_orphans, remove_orphans, verify_store  # noqa: PLC0415
+
+    group = click.Group(help="Look after a face-clip store.")
+    debug_option = click.option("--debug", is_flag=True, help="Show where in the code an error came from.")
+
+    @group.command(help="What a store holds.")
+    @click.argument("store")
+    @debug_option
+    def info(store: str, debug: bool) -> None:
+        with plain_errors(debug):
+            for line in describe_store(FaceStore.open(store)):
+                click.echo(printable(line))
+
+    @group.command(help="Check every row, range and checksum against the arrays. Exit code 1 if anything is wrong.")
+    @click.argument("store")
+    @debug_option
+    def verify(store: str, debug: bool) -> None:
+        with plain_errors(debug):
+            opened = FaceStore.open(store)
+            num_problems = 0
+            for problem in verify_store(opened):
+                num_problems += 1
+                click.echo(printable(problem))
+            click.echo(f"{len(opened.partition_names)} partitions checked, {num_problems} problems")
+        if num_problems:
+            raise SystemExit(1)
+
+    @group.command(help="Remove what killed attempts left behind. Only while no extraction writes to the store.")
+    @click.argument("store")
+    @click.option("--dry-run", is_flag=True, help="Only list it.")
+    @debug_option
+    def gc(store: str, dry_run: bool, debug: bool) -> None:
+        with plain_errors(debug):
+            opened = FaceStore.open(store)
+            orphans = find_orphans(opened) if dry_run else remove_orphans(opened)
+            for name in orphans:
+                click.echo(printable(name))
+            click.echo(f"{len(orphans)} orphans {'found' if dry_run else 'removed'}")
+
+    return group
+
+
+if __name__ == "__main__":
+    _commands()()

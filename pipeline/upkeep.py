@@ -1,0 +1,128 @@
+"""Looking after a store: what it holds, whether it is whole, and clearing away what killed attempts left."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.store import FaceStore, StoreFormatError
+from pipeline.types import STATUSES
+from pipeline.writer import frames_checksum, to_parquet
+
+
+def find_orphans(store: FaceStore) -> list[str]:
+    """Files and arrays that belong to no committed partition: left by attempts that were killed."""
+    committed = set(store.partition_names)
+    referenced = {array for array in store.read_table("tracks", ["array"])["array"].to_pylist() if array is not None}
+    files = store.files
+    return [
+        *(f"arrays/{name}" for name in files.names("arrays") if name not in referenced),
+        *(f"tracks/{name}" for name in files.names("tracks") if name.removesuffix(".parquet") not in committed),
+        *(f"videos/{name}" for name in files.names("videos") if name.removesuffix(".parquet") not in committed),
+    ]
+
+
+def remove_orphans(store: FaceStore) -> list[str]:
+    """Remove what :func:`find_orphans` finds. Only while nothing writes to the store.
+
+    Returns:
+        What was removed.
+    """
+    orphans = find_orphans(store)
+    for name in orphans:
+        store.files.remove(name)
+    return orphans
+
+
+def forget_videos(store: FaceStore, statuses: Collection[str]) -> list[str]:
+    """Take back the rows of videos that ended so, which have no tracks, so that the next run does them again.
+
+    Returns:
+        Their ``video_id``.
+    """
+    forgotten: list[str] = []
+    for name in store.partition_names:
+        videos = store.read_partition("videos", name)
+        chosen = pc.is_in(videos["status"], pa.array(list(statuses), pa.string()))
+        if pc.any(chosen).as_py():
+            forgotten += videos.filter(chosen)["video_id"].to_pylist()
+            # One atomic replacement: a kill leaves the old rows or none.
+            store.files.write(f"videos/{name}.parquet", to_parquet(videos.filter(pc.invert(chosen))))
+    return forgotten
+
+
+def verify_store(store: FaceStore) -> Iterator[str]:
+    """Check every row against its array, one partition at a time.
+
+    Yields:
+        One line for each thing that is wrong, naming partition and track.
+    """
+    seen: dict[str, str] = {}
+    for name in store.partition_names:
+        try:
+            videos, tracks = store.read_partition("videos", name), store.read_partition("tracks", name)
+        except StoreFormatError as error:
+            yield str(error)
+            continue
+        yield from _verify_videos(name, videos, tracks, seen)
+        stop_of_array: dict[str, int] = {}
+        for row in tracks.sort_by([("array", "ascending"), ("row_start", "ascending")]).to_pylist():
+            where = f"{name}: {row['video_id']} track {row['track_id']}"
+            length = row["row_stop"] - row["row_start"]
+            if row["row_start"] < stop_of_array.get(row["array"], 0):
+                yield f"{where}: shares rows of {row['array']} with another track"
+            stop_of_array[row["array"]] = row["row_stop"]
+            if length != len(range(row["frame_start"], row["frame_stop"], row["frame_step"])):
+                yield f"{where}: {length} rows for frames [{row['frame_start']}, {row['frame_stop']})"
+            for column in ("boxes_xyxy", "landmarks", "crop_xyxy", "scores", "observed", "timestamps_seconds"):
+                if len(row[column]) != length:
+                    yield f"{where}: {len(row[column])} {column} for {length} rows"
+            try:
+                checksum = frames_checksum(store.frames(row))
+            except (StoreFormatError, IndexError) as error:
+                yield f"{where}: {error}"
+            else:
+                if checksum != row["checksum"]:
+                    yield f"{where}: frames don't match their checksum"
+
+
+def _verify_videos(name: str, videos: pa.Table, tracks: pa.Table, seen: dict[str, str]) -> Iterator[str]:
+    """Each video once in the store, with a known status and as many tracks as its row says."""
+    counts = {row["values"]: row["counts"] for row in pc.value_counts(tracks["video_id"]).to_pylist()}
+    for row in videos.select(["video_id", "status", "num_tracks"]).to_pylist():
+        video_id = row["video_id"]
+        if video_id in seen:
+            yield f"{name}: {video_id} has a row in {seen[video_id]} already"
+        seen[video_id] = name
+        if row["status"] not in STATUSES:
+            yield f"{name}: {video_id} has the unknown status {row['status']!r}"
+        if counts.pop(video_id, 0) != row["num_tracks"]:
+            yield f"{name}: {video_id} should have {row['num_tracks']} tracks"
+    for video_id in counts:
+        yield f"{name}: tracks of {video_id}, which has no row here"
+
+
+def describe_store(store: FaceStore) -> Iterator[str]:
+    """What a store holds, a line each."""
+    videos = store.read_table("videos", ["status", "label", "size_bytes"])
+    tracks = store.read_table("tracks", ["row_start", "row_stop"])
+    num_frames = sum(tracks["row_stop"].to_pylist()) - sum(tracks["row_start"].to_pylist())
+    size = store.manifest["settings"]["crop"]["size"]
+    stored_bytes = sum(store.files.size_bytes(folder) for folder in ("arrays", "tracks", "videos"))
+    raw_bytes = num_frames * size * size * 3
+    yield f"{store.url}: format version {store.manifest['format_version']}, fingerprint {store.fingerprint}"
+    yield f"partitions  {len(store.partition_names)}"
+    yield f"videos      {videos.num_rows} ({_counts(videos['status'].to_pylist())})"
+    labels = {0: "REAL", 1: "FAKE", None: "unlabelled"}
+    yield f"labels      {_counts([labels.get(label, '?') for label in videos['label'].to_pylist()])}"
+    yield f"tracks      {tracks.num_rows}, {num_frames} frames of {size}x{size}"
+    ratio = f", {raw_bytes / stored_bytes:.2f} times smaller than raw" if num_frames else ""
+    yield f"on disk     {stored_bytes / 1e6:.1f} MB{ratio}"
+    for section, values in store.manifest["settings"].items():
+        yield f"{section:<11} " + ", ".join(f"{key} {value}" for key, value in values.items())
+
+
+def _counts(values: list[str]) -> str:
+    return ", ".join(f"{values.count(value)} {value}" for value in sorted(set(values))) or "none"

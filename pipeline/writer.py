@@ -1,0 +1,259 @@
+"""Writing a store: make it, then partition by partition, each committed by one small file.
+
+A partition has one writer, under an attempt name of its own, so there are no locks. A killed attempt leaves an array,
+and perhaps a ``tracks`` file, that no ``videos`` file speaks of; the next run removes it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import secrets
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import zarr
+from zarr.codecs import BloscCodec, ZstdCodec
+
+from pipeline.config import Settings, StoreSettings
+from pipeline.files import StoreFiles
+from pipeline.schema import FORMAT, FORMAT_VERSION, StoredTrack, tracks_table, videos_table
+from pipeline.types import UInt8Array, VideoOutcome
+
+# Rust codecs, several times faster than zarr's own on the same files.
+CODEC_PIPELINE = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}
+_COMPRESSORS: dict[str, BloscCodec | ZstdCodec | None] = {
+    "none": None,
+    # Bytes of pictures gain from shuffled bits before lz4, which has no entropy coder of its own.
+    "lz4": BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=1),
+    "zstd": ZstdCodec(level=1),
+}
+_LIBRARIES = (
+    "faceclips",
+    "facenet-pytorch",
+    "torch",
+    "torchvision",
+    "opencv-python",
+    "numpy",
+    "pyarrow",
+    "zarr",
+    "zarrs",
+)
+
+
+class StoreFormatError(ValueError):
+    """What lies there is no store of this format, or is damaged; the message names what is wrong and what to do."""
+
+
+class StoreMismatchError(ValueError):
+    """The store was made with other settings; the message shows both values."""
+
+
+class StoreWriteError(OSError):
+    """The store can't be written any more (disk full, read-only, gone): trouble of the run, not of a video."""
+
+
+def library_versions() -> dict[str, str]:
+    """Versions of this code and of the libraries that have a hand in pixels and boxes."""
+    versions = {}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            # opencv-python-headless serves as well; this code may run from a checkout.
+            versions[name] = "not installed under this name"
+    return versions
+
+
+def read_manifest(files: StoreFiles) -> dict[str, Any]:
+    """``store.json`` of a store of a version that this code reads.
+
+    Raises:
+        StoreFormatError: there is none, it isn't JSON, or its format or version is another one.
+    """
+    try:
+        manifest = json.loads(files.read("store.json"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise StoreFormatError(f"{files.url} is no face-clip store: it has no store.json; check the path") from None
+    except ValueError:
+        raise StoreFormatError(f"{files.url}/store.json is not valid JSON; the store is damaged") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise StoreFormatError(f"{files.url}/store.json doesn't describe a {FORMAT}; check the path")
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise StoreFormatError(
+            f"{files.url} has format version {manifest.get('format_version')!r}, this code reads {FORMAT_VERSION}; "
+            "use the release that wrote it, or extract anew into another folder"
+        )
+    return manifest
+
+
+def _differences(theirs: Any, ours: Any, prefix: str = "") -> list[str]:
+    """Where two settings trees differ: 'crop.size: store 256, now 224'."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        keys = sorted(theirs.keys() | ours.keys())
+        return [line for key in keys for line in _differences(theirs.get(key), ours.get(key), f"{prefix}.{key}")]
+    return [] if theirs == ours else [f"{prefix[1:]}: store {json.dumps(theirs)}, now {json.dumps(ours)}"]
+
+
+def check_settings(url: str, settings: Settings) -> bool:
+    """Whether there is a store at that place; one that is there must have been made with the same settings.
+
+    Raises:
+        StoreMismatchError: it was made with other settings.
+        StoreFormatError: there is something else at that place.
+    """
+    files = StoreFiles(url)
+    if not files.exists():
+        return False
+    if not files.is_folder():
+        raise StoreFormatError(f"{url} is a file; a store is a folder, so give another path")
+    if not files.exists("store.json"):
+        if files.names():
+            raise StoreFormatError(f"{url} is not empty and has no store.json; choose an empty or a new folder")
+        return False
+    differences = _differences(read_manifest(files).get("settings"), settings.results_settings())
+    if differences:
+        raise StoreMismatchError(
+            f"{url} was made with other settings ({'; '.join(differences)}); clips made in two ways don't mix: "
+            "use the settings of the store, or another folder"
+        )
+    return True
+
+
+def create_or_resume(url: str, settings: Settings) -> StoreFiles:
+    """Make an empty store, or open one that was made with the same settings.
+
+    Raises:
+        StoreMismatchError, StoreFormatError: as :func:`check_settings`.
+        OSError: it can't be written there.
+    """
+    files = StoreFiles(url)
+    if check_settings(url, settings):
+        return files
+    # store.json comes first: folders without it would look like somebody else's.
+    files.make_folder("")
+    manifest = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "settings": settings.results_settings(),
+        "fingerprint": settings.fingerprint(),
+        "versions": library_versions(),
+    }
+    files.write("store.json", json.dumps(manifest, indent=2).encode() + b"\n")
+    for folder in ("arrays", "tracks", "videos"):
+        files.make_folder(folder)
+    return files
+
+
+def frames_checksum(frames: UInt8Array) -> str:
+    """BLAKE2b-128 of the frames' bytes in C order, hex."""
+    return hashlib.blake2b(np.ascontiguousarray(frames).data, digest_size=16).hexdigest()
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    """A table as the bytes of a parquet file."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+class PartitionWriter:
+    """Appends clips to one new array and commits them with their rows.
+
+    Frames are collected until they fill a shard, so that each shard is compressed and written once; that and the clip
+    being appended is all that is in memory.
+    """
+
+    def __init__(self, files: StoreFiles, partition_name: str, size: int, settings: StoreSettings) -> None:
+        self._files = files
+        self._partition_name = partition_name
+        self._settings = settings
+        self._frame_shape = (size, size, 3)
+        self.array_name = f"{partition_name}-{secrets.token_hex(4)}.zarr"
+        self._array: zarr.Array[Any] | None = None
+        self._rows_written = 0
+        self._pending: list[UInt8Array] = []
+        self._rows_pending = 0
+
+    @property
+    def rows(self) -> int:
+        """Frames appended so far."""
+        return self._rows_written + self._rows_pending
+
+    def append(self, frames: UInt8Array) -> int:
+        """Put a clip at the end of the array.
+
+        Args:
+            frames: uint8 (T, size, size, 3), RGB.
+
+        Returns:
+            The row its first frame has in the array.
+
+        Raises:
+            StoreWriteError: the disk is full, or gone.
+        """
+        if frames.dtype != np.uint8 or frames.shape[1:] != self._frame_shape:
+            raise ValueError(f"expected uint8 (T, {self._frame_shape}) frames, got {frames.dtype} {frames.shape}")
+        row_start = self.rows
+        self._pending.append(frames)
+        self._rows_pending += len(frames)
+        while self._rows_pending >= self._settings.shard_frames:
+            pending = np.concatenate(self._pending)
+            self._write(pending[: self._settings.shard_frames])
+            rest = pending[self._settings.shard_frames :]
+            self._pending, self._rows_pending = [rest], len(rest)
+        return row_start
+
+    def _write(self, frames: UInt8Array) -> None:
+        stop = self._rows_written + len(frames)
+        try:
+            if self._array is None:
+                self._array = self._create_array()
+            self._array.resize((stop, *self._frame_shape))
+            self._array[self._rows_written : stop] = frames
+        except (OSError, RuntimeError) as error:
+            # zarrs reports a full disk as RuntimeError.
+            raise StoreWriteError(f"can't write to {self._files.url}: {error}") from error
+        self._rows_written = stop
+
+    def _create_array(self) -> zarr.Array[Any]:
+        with zarr.config.set(CODEC_PIPELINE):
+            return zarr.create_array(
+                self._files.zarr_store(f"arrays/{self.array_name}", read_only=False),
+                shape=(0, *self._frame_shape),
+                chunks=(self._settings.chunk_frames, *self._frame_shape),
+                shards=(self._settings.shard_frames, *self._frame_shape),
+                dtype="uint8",
+                compressors=_COMPRESSORS[self._settings.codec],
+                filters=None,
+                fill_value=0,
+                dimension_names=["frame", "y", "x", "rgb"],
+                # A shard that isn't there is then lost for sure, not merely black.
+                config={"write_empty_chunks": True},
+            )
+
+    def commit(self, outcomes: Sequence[VideoOutcome], tracks: Sequence[StoredTrack]) -> None:
+        """Make the partition part of the store, or, if this fails, leave the store as it was.
+
+        Raises:
+            StoreWriteError: the disk is full, or gone.
+        """
+        if self._rows_pending:
+            self._write(np.concatenate(self._pending))
+            self._pending, self._rows_pending = [], 0
+        try:
+            self._files.sync(f"arrays/{self.array_name}")
+            self._files.write(f"tracks/{self._partition_name}.parquet", to_parquet(tracks_table(tracks)))
+            # Written last: its presence is the commit.
+            self._files.write(f"videos/{self._partition_name}.parquet", to_parquet(videos_table(outcomes)))
+        except OSError as error:
+            raise StoreWriteError(f"can't write to {self._files.url}: {error}") from error
+
+    def discard(self) -> None:
+        """Remove what was written; for an attempt that ends without a commit."""
+        self._files.remove(f"arrays/{self.array_name}")
