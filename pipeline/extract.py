@@ -1,0 +1,258 @@
+"""``python -m pipeline.extract VIDEOS STORE``: the main job, videos in, face-clip store out."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+
+import click
+import torch
+from tqdm import tqdm
+
+from pipeline.catalog import build_index
+from pipeline.cli import EXIT_INTERRUPTED, EXIT_TOO_MANY_FAILURES, RunFailedError, plain_errors, printable
+from pipeline.cluster import (
+    ClusterError,
+    Done,
+    WorkerDiedError,
+    local_cluster,
+    remote_cluster,
+    run_in_process,
+    run_on_cluster,
+    threads_per_worker,
+)
+from pipeline.config import Settings, load_settings
+from pipeline.detect import Device, choose_device
+from pipeline.plan import partition_number, plan_partitions
+from pipeline.process import process_partition
+from pipeline.store import FaceStore
+from pipeline.types import STATUSES, Partition, VideoOutcome, VideoRef
+from pipeline.upkeep import forget_videos, remove_orphans
+from pipeline.writer import PartitionWriter, check_settings, create_or_resume
+
+FAILURES = ("decode_error", "failed")
+MAX_LISTED_FAILURES = 10
+
+
+def _settings(params: str | None) -> Settings:
+    """From --params, else from params.yaml here, else the defaults."""
+    if params is None and not Path("params.yaml").is_file():
+        return Settings()
+    return load_settings(params or "params.yaml")
+
+
+def _absolute(store: str) -> str:
+    """Workers may run in another folder."""
+    return store if "://" in store else str(Path(store).absolute())
+
+
+def _default_workers(device: str, num_pending: int) -> int:
+    """One process a GPU or a core, but none for what a single process does as fast."""
+    available = torch.cuda.device_count() if device == "cuda" else threads_per_worker(1)
+    workers = min(available, num_pending)
+    return 0 if workers <= 1 else workers
+
+
+def _partition_size(settings: Settings, num_pending: int, num_workers: int) -> int:
+    """As set, but smaller where workers would go without work: two partitions a worker even out long videos."""
+    return max(1, min(settings.extract.videos_per_partition, -(-num_pending // max(1, 2 * num_workers))))
+
+
+def _commit_as_failed(store: str, settings: Settings, partition: Partition, error: BaseException) -> list[VideoOutcome]:
+    """The row of a video that no worker survived."""
+    outcomes = [VideoOutcome(ref, "failed", type(error).__name__, str(error)) for ref in partition.videos]
+    files = create_or_resume(store, settings)
+    PartitionWriter(files, partition.name, settings.crop.size, settings.store).commit(outcomes, [])
+    return outcomes
+
+
+def _closing_table(store: FaceStore, video_ids: set[str]) -> Iterator[str]:
+    """What became of these videos, by status."""
+    columns = ("video_id", "status", "size_bytes", "num_tracks", "decode_seconds", "detect_seconds", "write_seconds")
+    totals: dict[str, Counter[str]] = {status: Counter() for status in STATUSES}
+    for row in store.read_table("videos", columns).to_pylist():
+        if row["video_id"] in video_ids:
+            seconds = row["decode_seconds"] + row["detect_seconds"] + row["write_seconds"]
+            totals[row["status"]].update(videos=1, tracks=row["num_tracks"], bytes=row["size_bytes"])
+            totals[row["status"]]["seconds"] += seconds
+    for row in store.read_table("tracks", ["video_id", "row_start", "row_stop"]).to_pylist():
+        if row["video_id"] in video_ids:
+            totals["ok"]["frames"] += row["row_stop"] - row["row_start"]
+    yield f"{'status':<14}{'videos':>10}{'tracks':>10}{'frames':>12}{'seconds':>12}{'bytes':>16}"
+    for status, total in [*totals.items(), ("total", sum(totals.values(), Counter()))]:
+        if total["videos"] or status == "total":
+            counts = f"{total['videos']:>10,}{total['tracks']:>10,}{total['frames']:>12,}"
+            yield f"{status:<14}{counts}{total['seconds']:>12,.1f}{total['bytes']:>16,}"
+
+
+def _failures(store: FaceStore, video_ids: set[str]) -> Iterator[str]:
+    """The first failures, a line each, then how many more there are."""
+    rows = store.read_table("videos", ["video_id", "status", "error_type", "message"]).to_pylist()
+    failed = [row for row in rows if row["status"] in FAILURES and row["video_id"] in video_ids]
+    for row in failed[:MAX_LISTED_FAILURES]:
+        yield printable(f"{row['status']}: {row['video_id']}: {row['error_type']}: {row['message']}")
+    if len(failed) > MAX_LISTED_FAILURES:
+        yield f"... and {len(failed) - MAX_LISTED_FAILURES} more: see the videos table"
+
+
+def _work(
+    partitions: Iterator[Partition],
+    first_free_number: int,
+    process: Callable[[Partition], list[VideoOutcome]],
+    engine: AbstractContextManager[object],
+) -> Iterator[Done[Partition, list[VideoOutcome]]]:
+    """The partitions through the engine; one that kills its workers is tried video by video."""
+    numbers = itertools.count(first_free_number)
+
+    def split(partition: Partition) -> list[Partition]:
+        videos = partition.videos if len(partition.videos) > 1 else ()
+        return [Partition(next(numbers), (video,)) for video in videos]
+
+    with engine as client:
+        if client is None:
+            yield from run_in_process(process, partitions)
+        else:
+            yield from run_on_cluster(client, process, partitions, split)
+
+
+def _run(
+    store: str, settings: Settings, pending: list[VideoRef], workers: int, scheduler: str | None, device: Device
+) -> None:
+    """Work through what is pending, committing partition by partition, with a progress bar on stderr."""
+    used_numbers = [partition_number(name) for name in FaceStore.open(store).partition_names]
+    size = _partition_size(settings, len(pending), workers)
+    partitions = list(plan_partitions(pending, (), used_numbers, size))
+    if not partitions:
+        return
+    engine: AbstractContextManager[object] = (
+        remote_cluster(scheduler) if scheduler else local_cluster(workers) if workers else nullcontext()
+    )
+    process = partial(
+        process_partition,
+        store_url=store, settings=settings, device=device, num_threads=threads_per_worker(workers),
+    )  # fmt: skip
+    faces = failures = 0
+    with tqdm(total=len(pending), unit=" videos", dynamic_ncols=True) as bar:
+        for done in _work(iter(partitions), partitions[-1].number + 1, process, engine):
+            if isinstance(done.error, WorkerDiedError):
+                outcomes = _commit_as_failed(store, settings, done.item, done.error)
+            elif done.error is not None:
+                raise done.error
+            else:
+                outcomes = done.result or []
+            faces += sum(outcome.num_tracks for outcome in outcomes)
+            failures += sum(outcome.status in FAILURES for outcome in outcomes)
+            bar.set_postfix(faces=faces, failures=failures)
+            bar.update(len(done.item.videos))
+
+
+def _stop(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+@click.command()
+@click.argument("videos")
+@click.argument("store")
+@click.option("--params", metavar="FILE", help="Settings; params.yaml in this folder by default, if there is one.")
+@click.option("--labels", metavar="FILE", help="Labels: DFDC's metadata.json, Celeb-DF's list, or a CSV.")
+@click.option("--workers", type=click.IntRange(min=0), help="Processes; 0: in this one. Default: one a core or GPU.")
+@click.option("--scheduler", metavar="ADDRESS", help="A running dask scheduler, tcp://host:port.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N videos of the index.")
+@click.option("--retry-failed", is_flag=True, help="Also do again what ended in decode_error or failed.")
+@click.option("--max-failures", type=click.IntRange(min=0), metavar="N", help="More failures than this: exit code 3.")
+@click.option("--dry-run", is_flag=True, help="Say what would be done, and write nothing.")
+@click.option("--debug", is_flag=True, help="Show where in the code an error came from.")
+def main(
+    videos: str,
+    store: str,
+    params: str | None,
+    labels: str | None,
+    workers: int | None,
+    scheduler: str | None,
+    device: Device,
+    limit: int | None,
+    retry_failed: bool,
+    max_failures: int | None,
+    dry_run: bool,
+    debug: bool,
+) -> None:
+    """Find, track and cut out every face of every video in VIDEOS, into the face-clip store STORE.
+
+    VIDEOS is a folder (searched through), one video, a quoted glob, or an index (videos.parquet). STORE is a folder or
+    an fsspec URL such as s3://bucket/store. Each video ends in exactly one row that says what became of it. The same
+    command again does what is left and nothing twice.
+
+    \b
+    Example:   python -m pipeline.extract videos/ store/
+    Exit code: 0 every video has a row, 1 the store can't be written or the cluster is lost, 2 bad usage,
+               3 more failures than --max-failures, 130 interrupted (resumable).
+    """
+    logging.basicConfig(level=logging.INFO if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    started = perf_counter()
+    with plain_errors(debug):
+        if scheduler and workers is not None:
+            raise click.UsageError("--scheduler has workers of its own; leave --workers out")
+        try:
+            choose_device(device)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+        settings = _settings(params)
+        index, report = build_index(videos, labels)
+        for line in report.lines():
+            click.echo(line, err=True)
+        index = [replace(ref, path=os.path.abspath(ref.path)) for ref in index[:limit]]  # noqa: PTH100 (no ~ or links)
+        store = _absolute(store)
+        exists = check_settings(store, settings)
+        rows = FaceStore.open(store).read_table("videos", ["video_id", "status"]).to_pylist() if exists else []
+        redone = FAILURES if retry_failed else ()
+        done = {row["video_id"] for row in rows if row["status"] not in redone}
+        pending = [ref for ref in index if ref.video_id not in done]
+        if workers is None and not scheduler:
+            workers = _default_workers(choose_device(device), len(pending))
+        if dry_run:
+            size = _partition_size(settings, len(pending), workers or 0)
+            by = "the scheduler's workers" if workers is None else f"{workers} worker processes"
+            click.echo(
+                f"would extract {len(pending)} videos ({len(index) - len(pending)} are done) into {printable(store)}"
+            )
+            click.echo(f"in partitions of {size}, by {by}")
+            return
+        create_or_resume(store, settings)
+        if retry_failed:
+            forget_videos(FaceStore.open(store), FAILURES)
+        remove_orphans(FaceStore.open(store))
+        signal.signal(signal.SIGTERM, _stop)
+        try:
+            _run(store, settings, pending, workers or 0, scheduler, device)
+        except KeyboardInterrupt:
+            click.echo("interrupted; what is committed stays, the same command goes on from there", err=True)
+            raise SystemExit(EXIT_INTERRUPTED) from None
+        except ClusterError as error:
+            raise RunFailedError(str(error)) from error
+        written = FaceStore.open(store)
+        video_ids = {ref.video_id for ref in index}
+        for line in _closing_table(written, video_ids):
+            click.echo(line)
+        failures = list(_failures(written, video_ids))
+        for line in failures:
+            click.echo(line, err=True)
+        click.echo(f"{len(pending)} videos in {perf_counter() - started:.1f} s, {len(index) - len(pending)} were done")
+    statuses = written.read_table("videos", ["video_id", "status"]).to_pylist()
+    num_failures = sum(row["status"] in FAILURES and row["video_id"] in video_ids for row in statuses)
+    if max_failures is not None and num_failures > max_failures:
+        click.echo(f"{num_failures} failures, more than the {max_failures} allowed", err=True)
+        raise SystemExit(EXIT_TOO_MANY_FAILURES)
+
+
+if __name__ == "__main__":
+    main()
