@@ -36,6 +36,8 @@ def plain_errors(debug: bool) -> Iterator[None]:
     """Known errors end the command with one message; ``debug`` adds the traceback."""
     try:
         yield
+    except KeyboardInterrupt:
+        raise SystemExit(EXIT_INTERRUPTED) from None
     except (*_BAD_INPUT, RunFailedError) as error:
         if debug:
             traceback.print_exc()

@@ -61,7 +61,9 @@ class TrackSettings(_Section):
     segment_frames: int = Field(150, ge=1)
     """Longer tracks are cut into equal segments of at most this many frames."""
     cut_similarity: float = Field(0.5, ge=-1.0, le=1.0)
-    """Successive sampled frames less alike than this (correlation, 1 = same) are two scenes: no track spans them."""
+    """Successive sampled frames less alike than this (correlation, 1 = same) are two scenes."""
+    cut_face_similarity: float = Field(0.4, ge=-1.0, le=1.0)
+    """A track ends at a cut where the surroundings of its face, too, are less alike than this."""
 
 
 class CropSettings(_Section):

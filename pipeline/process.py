@@ -51,7 +51,7 @@ def _find_faces(path: str, detector: FaceDetector, settings: Settings) -> _Searc
     with VideoReader(path) as reader:
         ladder = retry_ladder(settings.detect, reader.info.width, reader.info.height)
     for rung in ladder:
-        cut_finder = CutFinder(settings.track.cut_similarity)
+        cut_finder = CutFinder(settings.track.cut_similarity, settings.track.cut_face_similarity)
         with VideoReader(path) as reader:
             found = detector.detect_video(cut_finder.watch(reader.sampled(settings.detect.every_n_frames)), rung)
         tracks = build_tracks(found.frame_indices, found.detections, settings.track, cut_finder.cuts)

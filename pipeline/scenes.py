@@ -1,42 +1,83 @@
-"""Scene cuts between sampled frames. A face on one side of a cut is not the face on the other, wherever its box is."""
+"""Scene cuts between sampled frames. A face on one side of a cut is not the face on the other, wherever its box is.
+
+Unless the cut is elsewhere in the picture: behind an inset, beside a split screen. So a cut is judged twice, over the
+whole frame and around each face.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from pipeline.types import Float32Array, Frame, UInt8Array
 
-THUMBNAIL_SIZE = (32, 32)
+THUMBNAIL_PIXELS = 64
+MIN_REGION_PIXELS = 6
+"""Of a thumbnail: a smaller region has no layout to compare."""
+SURROUNDINGS = 1.5
+"""Side of the region that is compared around a face, over the side of its box."""
 
 
-def thumbnail(rgb: UInt8Array) -> Float32Array:
-    """float32 (32, 32, 3) of a uint8 (H, W, 3) frame: what is left is the layout of the scene."""
-    return np.asarray(cv2.resize(rgb, THUMBNAIL_SIZE, interpolation=cv2.INTER_AREA), np.float32)
+def thumbnail(rgb: UInt8Array) -> UInt8Array:
+    """uint8 (64, 64, 3) of a uint8 (H, W, 3) frame: what is left is the layout of the scene."""
+    size = (THUMBNAIL_PIXELS, THUMBNAIL_PIXELS)
+    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
-def similarity(a: Float32Array, b: Float32Array) -> float:
+def similarity(a: UInt8Array, b: UInt8Array) -> float:
     """Pearson correlation of two thumbnails, -1..1: not moved by a change of light. Two flat pictures are alike (1)."""
-    a, b = a - a.mean(axis=(0, 1)), b - b.mean(axis=(0, 1))
-    norm = float(np.sqrt((a * a).sum() * (b * b).sum()))
-    return float((a * b).sum() / norm) if norm > 0 else float(np.array_equal(a, b))
+    x, y = (picture.astype(np.float64) - picture.mean(axis=(0, 1)) for picture in (a, b))
+    norm = float(np.sqrt((x * x).sum() * (y * y).sum()))
+    return float((x * y).sum() / norm) if norm > 0 else float(np.array_equal(x, y))
+
+
+@dataclass(frozen=True)
+class SceneCut:
+    """Two successive sampled frames that show different scenes."""
+
+    before: UInt8Array
+    """Thumbnail of the last frame of one scene."""
+    after: UInt8Array
+    """Thumbnail of the first frame of the next."""
+    frame_size: tuple[int, int]
+    """Width and height of the video, pixels."""
+    min_face_similarity: float
+
+    def ends(self, box_xyxy: Float32Array) -> bool:
+        """Whether the picture around a face, float32 (4,) in source pixels, changed with the scene."""
+        to_thumbnail = THUMBNAIL_PIXELS / np.tile(self.frame_size, 2)
+        x1, y1, x2, y2 = (float(v) for v in box_xyxy * to_thumbnail)
+        columns = _span((x1 + x2) / 2, x2 - x1)
+        rows = _span((y1 + y2) / 2, y2 - y1)
+        return similarity(self.before[rows, columns], self.after[rows, columns]) < self.min_face_similarity
+
+
+def _span(centre: float, length: float) -> slice:
+    """Pixels of a thumbnail around a face, along one axis."""
+    half = max(length * SURROUNDINGS, MIN_REGION_PIXELS) / 2
+    start = min(max(int(np.floor(centre - half)), 0), THUMBNAIL_PIXELS - MIN_REGION_PIXELS)
+    return slice(start, max(int(np.ceil(centre + half)), start + MIN_REGION_PIXELS))
 
 
 class CutFinder:
     """Passes frames through and remembers which of them began a new scene."""
 
-    def __init__(self, min_similarity: float) -> None:
+    def __init__(self, min_similarity: float, min_face_similarity: float) -> None:
         self._min_similarity = min_similarity
-        self.cuts: set[int] = set()
-        """Indices of frames that are less alike than that to the frame before them."""
+        self._min_face_similarity = min_face_similarity
+        self.cuts: dict[int, SceneCut] = {}
+        """By index of the frame that is less alike than that to the frame before it; 25 KB a cut."""
 
     def watch(self, frames: Iterable[Frame]) -> Iterator[Frame]:
-        last: Float32Array | None = None
+        """The same frames."""
+        last: UInt8Array | None = None
         for frame in frames:
             current = thumbnail(frame.rgb)
             if last is not None and similarity(last, current) < self._min_similarity:
-                self.cuts.add(frame.index)
+                size = (frame.rgb.shape[1], frame.rgb.shape[0])
+                self.cuts[frame.index] = SceneCut(last, current, size, self._min_face_similarity)
             last = current
             yield frame

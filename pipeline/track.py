@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from types import MappingProxyType
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from pipeline.config import TrackSettings
+from pipeline.scenes import SceneCut
 from pipeline.types import Detections, Float32Array, Track
 
 
@@ -72,16 +74,21 @@ def associate(a_xyxy: Float32Array, b_xyxy: Float32Array, min_iou: float) -> lis
 
 
 def _link(
-    frame_indices: Sequence[int], detections: Sequence[Detections], settings: TrackSettings, cuts: Collection[int]
+    frame_indices: Sequence[int],
+    detections: Sequence[Detections],
+    settings: TrackSettings,
+    cuts: Mapping[int, SceneCut],
 ) -> list[_Chain]:
     """Follow every face through the sampled frames."""
     followed: list[_Chain] = []
     ended: list[_Chain] = []
     for frame_index, found in zip(frame_indices, detections, strict=True):
+        cut = cuts.get(frame_index)
         still = [
             chain
             for chain in followed
-            if frame_index not in cuts and frame_index - chain.frames[-1] <= settings.max_gap_frames
+            if frame_index - chain.frames[-1] <= settings.max_gap_frames
+            and (cut is None or not cut.ends(chain.boxes[-1]))
         ]
         ended += [chain for chain in followed if chain not in still]
         last_boxes = np.array([chain.boxes[-1] for chain in still], np.float32).reshape(-1, 4)
@@ -151,7 +158,7 @@ def build_tracks(
     frame_indices: Sequence[int],
     detections: Sequence[Detections],
     settings: TrackSettings,
-    cuts: Collection[int] = (),
+    cuts: Mapping[int, SceneCut] = MappingProxyType({}),
 ) -> Tracks:
     """Tracks of all faces of one video.
 
@@ -159,7 +166,7 @@ def build_tracks(
         frame_indices: the sampled frames, ascending.
         detections: the faces of each.
         settings: see :class:`TrackSettings`.
-        cuts: sampled frames that show another scene than the sampled frame before them.
+        cuts: by sampled frame that shows another scene than the sampled frame before it.
 
     Returns:
         Dense tracks from a face's first to its last detection, cut into segments.
