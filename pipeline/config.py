@@ -33,7 +33,7 @@ class DetectSettings(_Section):
     """Every n-th frame is searched, and the last one; boxes in between are interpolated."""
     long_side_pixels: int = Field(960, ge=32)
     """Frames are shrunk to this for detection, never enlarged on the first rung of the ladder."""
-    min_face_pixels: int = Field(20, ge=12)
+    min_face_pixels: int = Field(24, ge=12)
     """Smallest face searched for, in pixels of the shrunk frame."""
     thresholds: tuple[Probability, Probability, Probability] = (0.7, 0.8, 0.9)
     """Least score to pass the P-, R- and O-net."""
@@ -62,7 +62,7 @@ class TrackSettings(_Section):
     """Longer tracks are cut into equal segments of at most this many frames."""
     cut_similarity: float = Field(0.5, ge=-1.0, le=1.0)
     """Successive sampled frames less alike than this (correlation, 1 = same) are two scenes."""
-    cut_face_similarity: float = Field(0.4, ge=-1.0, le=1.0)
+    cut_face_similarity: float = Field(0.33, ge=-1.0, le=1.0)
     """A track ends at a cut where the surroundings of its face, too, are less alike than this."""
 
 

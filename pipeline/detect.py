@@ -108,7 +108,7 @@ class FaceDetector:
         mtcnn = MTCNN(device=self.device).eval().to(memory_format=torch.channels_last)
         self._networks = Networks(mtcnn.pnet, mtcnn.rnet, mtcnn.onet)
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="detect")
-        self._num_threads = num_threads
+        self.num_threads = num_threads
 
     def detect_batch(self, frames: list[UInt8Array], thresholds: Thresholds | None = None) -> list[Detections]:
         """Faces of equally large frames, searched at their own size.
@@ -139,7 +139,7 @@ class FaceDetector:
             self._threads,
             lambda batch: self._search(batch, rung),
             self._batches(frames, rung.scale),
-            self._num_threads + 1,
+            self.num_threads + 1,
         )
         found = [one for batch in results for one in batch]
         return VideoDetections(

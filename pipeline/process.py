@@ -6,7 +6,10 @@ frames with faces. So memory holds clips being cut, never the video.
 
 from __future__ import annotations
 
+import ctypes
+import itertools
 import logging
+import platform
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from time import perf_counter
@@ -29,6 +32,10 @@ from pipeline.writer import PartitionWriter, StoreWriteError, frames_checksum
 
 logger = logging.getLogger(__name__)
 
+# From glibc's malloc.h.
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+
 
 @dataclass(frozen=True)
 class _Search:
@@ -46,30 +53,35 @@ class _Search:
 
 def _find_faces(path: str, detector: FaceDetector, settings: Settings) -> _Search:
     """First pass, up the retry ladder until a face stays long enough to be a track."""
-    first: _Search | None = None
+    searches: list[_Search] = []
     decode_seconds = detect_seconds = 0.0
-    with VideoReader(path) as reader:
-        ladder = retry_ladder(settings.detect, reader.info.width, reader.info.height)
-    for rung in ladder:
+    for step in itertools.count():
         cut_finder = CutFinder(settings.track.cut_similarity, settings.track.cut_face_similarity)
-        with VideoReader(path) as reader:
+        with VideoReader(path, detector.num_threads) as reader:
+            ladder = retry_ladder(settings.detect, reader.info.width, reader.info.height)
+            rung = ladder[step]
             found = detector.detect_video(cut_finder.watch(reader.sampled(settings.detect.every_n_frames)), rung)
-        tracks = build_tracks(found.frame_indices, found.detections, settings.track, cut_finder.cuts)
         decode_seconds += reader.seconds
         detect_seconds += found.seconds
         search = _Search(
-            reader.info, tracks, replace(rung, scale=found.scale), reader.num_frames_decoded,
-            tuple(reader.failed_frames), decode_seconds, detect_seconds,
+            reader.info,
+            build_tracks(found.frame_indices, found.detections, settings.track, cut_finder.cuts),
+            replace(rung, scale=found.scale),
+            reader.num_frames_decoded,
+            tuple(reader.failed_frames),
+            decode_seconds,
+            detect_seconds,
             [f"memory ran out: searched at scale {found.scale:.3g}"] if found.scale < rung.scale else [],
-        )  # fmt: skip
-        if tracks.tracks:
+        )
+        if search.tracks.tracks:
             return search
         # What low thresholds let through and no track confirms is noise, not a face that was too short.
-        first = first or search
-        if tracks.num_too_short and not first.tracks.num_too_short and not rung.keep_one:
-            first = search
-    assert first is not None  # noqa: S101 (the ladder has a rung)
-    return replace(first, decode_seconds=decode_seconds, detect_seconds=detect_seconds)
+        if not rung.keep_one:
+            searches.append(search)
+        if rung is ladder[-1]:
+            break
+    told = next((search for search in searches if search.tracks.num_too_short), searches[0])
+    return replace(told, decode_seconds=decode_seconds, detect_seconds=detect_seconds)
 
 
 class _Clip:
@@ -187,7 +199,7 @@ def _extract(
     decode_seconds = search.decode_seconds
     if search.tracks.tracks:
         wanted = cutter.wanted()
-        with VideoReader(ref.path) as reader:
+        with VideoReader(ref.path, detector.num_threads) as reader:
             cutter.take(reader.frames(lambda index: index < len(wanted) and bool(wanted[index])))
         failed_frames |= set(reader.failed_frames)
         decode_seconds += reader.seconds
@@ -195,7 +207,7 @@ def _extract(
     num_too_short = search.tracks.num_too_short + cutter.num_too_short
     outcome = VideoOutcome(
         ref,
-        status="ok" if tracks else "too_short" if num_too_short and not search.rung.keep_one else "no_face",
+        status="ok" if tracks else "too_short" if num_too_short else "no_face",
         message="; ".join(_remarks(search)) or None,
         num_frames_from_header=search.info.num_frames_from_header,
         num_frames_decoded=search.num_frames_decoded,
@@ -235,11 +247,20 @@ def process_video(
         return VideoOutcome(ref, "failed", type(error).__name__, str(error) or repr(error)), []
 
 
-def limit_native_threads() -> None:
-    """One thread a library: work is spread over processes and over the detector's threads instead, whose number doesn't
-    change results (see :class:`FaceDetector`). For processes that do nothing but extract."""
+def prepare_process() -> None:
+    """Set up a process that does nothing but extract; results don't depend on it.
+
+    One thread a library: work is spread over processes and over the detector's threads instead, whose number doesn't
+    change results (see :class:`FaceDetector`). And memory of freed frames is kept for the next ones: dask starts
+    workers with MALLOC_TRIM_THRESHOLD_=65536, which gives each frame back to the system, and a third of the time goes
+    into page faults.
+    """
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    if platform.libc_ver()[0] == "glibc":
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+        libc.mallopt(_M_TRIM_THRESHOLD, 256 << 20)
 
 
 def process_partition(
@@ -258,7 +279,7 @@ def process_partition(
     files = StoreFiles(store_url)
     if files.exists(f"videos/{partition.name}.parquet"):
         return []
-    limit_native_threads()
+    prepare_process()
     detector = shared_detector(settings.detect, device, num_threads)
     writer = PartitionWriter(files, partition.name, settings.crop.size, settings.store)
     try:

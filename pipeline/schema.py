@@ -107,7 +107,7 @@ class StoredTrack:
     sharpness: float
     """Mean variance of the Laplacian of the stored grey frames; low is blurred."""
     checksum: str
-    """BLAKE2b-128 of the frames' bytes, hex."""
+    """SHA-256 of the frames' bytes, hex."""
 
 
 def _lists(rows: Sequence[NDArray[np.generic]], list_type: pa.DataType) -> pa.Array:

@@ -151,8 +151,8 @@ def create_or_resume(url: str, settings: Settings) -> StoreFiles:
 
 
 def frames_checksum(frames: UInt8Array) -> str:
-    """BLAKE2b-128 of the frames' bytes in C order, hex."""
-    return hashlib.blake2b(np.ascontiguousarray(frames).data, digest_size=16).hexdigest()
+    """SHA-256 of the frames' bytes in C order, hex."""
+    return hashlib.sha256(np.ascontiguousarray(frames).data).hexdigest()
 
 
 def to_parquet(table: pa.Table) -> bytes:
