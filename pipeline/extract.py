@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -62,16 +61,11 @@ def _default_workers(device: str, num_pending: int) -> int:
     return 0 if workers <= 1 else workers
 
 
-def _partition_size(settings: Settings, num_pending: int, num_workers: int) -> int:
-    """As set, but smaller where workers would go without work: two partitions a worker even out long videos."""
-    return max(1, min(settings.extract.videos_per_partition, -(-num_pending // max(1, 2 * num_workers))))
-
-
-def _commit_as_failed(store: str, settings: Settings, partition: Partition, error: BaseException) -> list[VideoOutcome]:
+def _commit_as_failed(job: _Job, partition: Partition, error: BaseException) -> list[VideoOutcome]:
     """The row of a video that no worker survived."""
     outcomes = [VideoOutcome(ref, "failed", type(error).__name__, str(error)) for ref in partition.videos]
-    files = create_or_resume(store, settings)
-    PartitionWriter(files, partition.name, settings.crop.size, settings.store).commit(outcomes, [])
+    files = create_or_resume(job.store, job.settings)
+    PartitionWriter(files, partition.name, job.settings.crop.size, job.settings.store).commit(outcomes, [])
     return outcomes
 
 
@@ -94,14 +88,19 @@ def _closing_table(store: FaceStore, video_ids: set[str]) -> Iterator[str]:
             yield f"{status:<14}{counts}{total['seconds']:>12,.1f}{total['bytes']:>16,}"
 
 
-def _failures(store: FaceStore, video_ids: set[str]) -> Iterator[str]:
-    """The first failures, a line each, then how many more there are."""
+def _report(job: _Job) -> int:
+    """Prints what became of all videos asked for, and returns how many failed."""
+    store = FaceStore.open(job.store)
+    video_ids = {ref.video_id for ref in job.index}
+    for line in _closing_table(store, video_ids):
+        click.echo(line)
     rows = store.read_table("videos", ["video_id", "status", "error_type", "message"]).to_pylist()
     failed = [row for row in rows if row["status"] in FAILURES and row["video_id"] in video_ids]
     for row in failed[:MAX_LISTED_FAILURES]:
-        yield printable(f"{row['status']}: {row['video_id']}: {row['error_type']}: {row['message']}")
+        click.echo(printable(f"{row['status']}: {row['video_id']}: {row['message']}"), err=True)
     if len(failed) > MAX_LISTED_FAILURES:
-        yield f"... and {len(failed) - MAX_LISTED_FAILURES} more: see the videos table"
+        click.echo(f"... and {len(failed) - MAX_LISTED_FAILURES} more failures: see the videos table", err=True)
+    return len(failed)
 
 
 def _work(
@@ -124,27 +123,56 @@ def _work(
             yield from run_on_cluster(client, process, partitions, split)
 
 
-def _run(
-    store: str, settings: Settings, pending: list[VideoRef], workers: int, scheduler: str | None, device: Device
-) -> None:
+@dataclass(frozen=True)
+class _Job:
+    """What one call of the command has to do, and with what."""
+
+    store: str
+    settings: Settings
+    index: list[VideoRef]
+    """All videos asked for."""
+    pending: list[VideoRef]
+    """Those without a row in the store."""
+    workers: int
+    """Processes on this machine; 0: this one, or the scheduler's."""
+    scheduler: str | None
+    device: Device
+
+    @property
+    def partition_size(self) -> int:
+        """As set, but smaller where workers would go without work: two partitions a worker even out long videos."""
+        for_all = -(-len(self.pending) // max(1, 2 * self.workers))
+        return max(1, min(self.settings.extract.videos_per_partition, for_all))
+
+    @property
+    def num_done(self) -> int:
+        return len(self.index) - len(self.pending)
+
+    def engine(self) -> AbstractContextManager[object]:
+        """A dask client, or None for in-process."""
+        if self.scheduler:
+            return remote_cluster(self.scheduler)
+        return local_cluster(self.workers) if self.workers else nullcontext()
+
+
+def _run(job: _Job) -> None:
     """Work through what is pending, committing partition by partition, with a progress bar on stderr."""
-    used_numbers = [partition_number(name) for name in FaceStore.open(store).partition_names]
-    size = _partition_size(settings, len(pending), workers)
-    partitions = list(plan_partitions(pending, (), used_numbers, size))
+    used_numbers = [partition_number(name) for name in FaceStore.open(job.store).partition_names]
+    partitions = list(plan_partitions(job.pending, (), used_numbers, job.partition_size))
     if not partitions:
         return
-    engine: AbstractContextManager[object] = (
-        remote_cluster(scheduler) if scheduler else local_cluster(workers) if workers else nullcontext()
-    )
     process = partial(
         process_partition,
-        store_url=store, settings=settings, device=device, num_threads=threads_per_worker(workers),
-    )  # fmt: skip
+        store_url=job.store,
+        settings=job.settings,
+        device=job.device,
+        num_threads=threads_per_worker(job.workers),
+    )
     faces = failures = 0
-    with tqdm(total=len(pending), unit=" videos", dynamic_ncols=True) as bar:
-        for done in _work(iter(partitions), partitions[-1].number + 1, process, engine):
+    with tqdm(total=len(job.pending), unit=" videos", dynamic_ncols=True) as bar:
+        for done in _work(iter(partitions), partitions[-1].number + 1, process, job.engine()):
             if isinstance(done.error, WorkerDiedError):
-                outcomes = _commit_as_failed(store, settings, done.item, done.error)
+                outcomes = _commit_as_failed(job, done.item, done.error)
             elif done.error is not None:
                 raise done.error
             else:
@@ -153,6 +181,41 @@ def _run(
             failures += sum(outcome.status in FAILURES for outcome in outcomes)
             bar.set_postfix(faces=faces, failures=failures)
             bar.update(len(done.item.videos))
+
+
+def _plan(
+    index: list[VideoRef],
+    store: str,
+    settings: Settings,
+    workers: int | None,
+    scheduler: str | None,
+    device: Device,
+    retry_failed: bool,
+) -> _Job:
+    """What is left to do in that store; nothing is written."""
+    try:
+        chosen_device = choose_device(device)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    rows = []
+    if check_settings(store, settings):
+        rows = FaceStore.open(store).read_table("videos", ["video_id", "status"]).to_pylist()
+    redone = FAILURES if retry_failed else ()
+    done = {row["video_id"] for row in rows if row["status"] not in redone}
+    # Workers may run in another folder.
+    index = [replace(ref, path=str(Path(ref.path).absolute())) for ref in index]
+    pending = [ref for ref in index if ref.video_id not in done]
+    if scheduler:
+        workers = 0
+    elif workers is None:
+        workers = _default_workers(chosen_device, len(pending))
+    return _Job(store, settings, index, pending, workers, scheduler, device)
+
+
+def _who(job: _Job) -> str:
+    if job.scheduler:
+        return f"the workers of {job.scheduler}"
+    return f"{job.workers} worker processes" if job.workers else "this process"
 
 
 def _stop(_signal: int, _frame: object) -> None:
@@ -202,53 +265,29 @@ def main(
     with plain_errors(debug):
         if scheduler and workers is not None:
             raise click.UsageError("--scheduler has workers of its own; leave --workers out")
-        try:
-            choose_device(device)
-        except ValueError as error:
-            raise click.UsageError(str(error)) from None
         settings = _settings(params)
         index, report = build_index(videos, labels)
         for line in report.lines():
             click.echo(line, err=True)
-        index = [replace(ref, path=os.path.abspath(ref.path)) for ref in index[:limit]]  # noqa: PTH100 (no ~ or links)
-        store = _absolute(store)
-        exists = check_settings(store, settings)
-        rows = FaceStore.open(store).read_table("videos", ["video_id", "status"]).to_pylist() if exists else []
-        redone = FAILURES if retry_failed else ()
-        done = {row["video_id"] for row in rows if row["status"] not in redone}
-        pending = [ref for ref in index if ref.video_id not in done]
-        if workers is None and not scheduler:
-            workers = _default_workers(choose_device(device), len(pending))
+        job = _plan(index[:limit], _absolute(store), settings, workers, scheduler, device, retry_failed)
         if dry_run:
-            size = _partition_size(settings, len(pending), workers or 0)
-            by = "the scheduler's workers" if workers is None else f"{workers} worker processes"
-            click.echo(
-                f"would extract {len(pending)} videos ({len(index) - len(pending)} are done) into {printable(store)}"
-            )
-            click.echo(f"in partitions of {size}, by {by}")
+            click.echo(f"would extract {len(job.pending)} videos, {job.num_done} are done, into {printable(job.store)}")
+            click.echo(f"in partitions of {job.partition_size}, by {_who(job)}")
             return
-        create_or_resume(store, settings)
+        create_or_resume(job.store, settings)
         if retry_failed:
-            forget_videos(FaceStore.open(store), FAILURES)
-        remove_orphans(FaceStore.open(store))
+            forget_videos(FaceStore.open(job.store), FAILURES)
+        remove_orphans(FaceStore.open(job.store))
         signal.signal(signal.SIGTERM, _stop)
         try:
-            _run(store, settings, pending, workers or 0, scheduler, device)
+            _run(job)
         except KeyboardInterrupt:
             click.echo("interrupted; what is committed stays, the same command goes on from there", err=True)
             raise SystemExit(EXIT_INTERRUPTED) from None
         except ClusterError as error:
             raise RunFailedError(str(error)) from error
-        written = FaceStore.open(store)
-        video_ids = {ref.video_id for ref in index}
-        for line in _closing_table(written, video_ids):
-            click.echo(line)
-        failures = list(_failures(written, video_ids))
-        for line in failures:
-            click.echo(line, err=True)
-        click.echo(f"{len(pending)} videos in {perf_counter() - started:.1f} s, {len(index) - len(pending)} were done")
-    statuses = written.read_table("videos", ["video_id", "status"]).to_pylist()
-    num_failures = sum(row["status"] in FAILURES and row["video_id"] in video_ids for row in statuses)
+        num_failures = _report(job)
+        click.echo(f"{len(job.pending)} videos in {perf_counter() - started:.1f} s, {job.num_done} were done before")
     if max_failures is not None and num_failures > max_failures:
         click.echo(f"{num_failures} failures, more than the {max_failures} allowed", err=True)
         raise SystemExit(EXIT_TOO_MANY_FAILURES)
