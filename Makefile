@@ -1,0 +1,45 @@
+# make test: fresh clone to green tests.   make demo: fresh clone to a face-clip store of the embedded sample.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/installed
+MEDIA ?= ../shared/media
+
+.PHONY: setup test lint types unit demo bench clean
+
+setup: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+test: lint types unit
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+unit: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+demo: $(INSTALLED)
+	$(BIN)/python -m pipeline.sample data/sample
+	$(BIN)/python -m pipeline.extract data/sample/train data/store
+	$(BIN)/python -m pipeline.store verify data/store
+	$(BIN)/python -m pipeline.store info data/store
+
+# Prints ratios to a baseline of the same run. MEDIA: a folder with clips/ and bench_1080p/, or your own (see the programs).
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks.track_quality $(MEDIA)/clips
+	$(BIN)/python -m benchmarks.extract_speed $(MEDIA)/bench_1080p
+	$(BIN)/python -m benchmarks.extract_memory $(MEDIA)/bench_1080p
+	$(BIN)/python -m benchmarks.read_window $(MEDIA)/clips
+
+clean:
+	rm -rf data runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
