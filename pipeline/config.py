@@ -14,6 +14,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+# YAML's only sequence is a list.
+Thresholds = Annotated[tuple[Probability, Probability, Probability], Field(strict=False)]
 OTHER_STAGES = frozenset({"data", "sample", "train", "predict", "evaluate"})
 """Sections of the same file that belong to other stages; they are read there and ignored here."""
 
@@ -23,7 +25,8 @@ class ConfigError(ValueError):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Strict: YAML reads `yes` as true, which would otherwise pass for the number 1.
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class DetectSettings(_Section):
@@ -35,13 +38,13 @@ class DetectSettings(_Section):
     """Frames are shrunk to this for detection, never enlarged on the first rung of the ladder."""
     min_face_pixels: int = Field(24, ge=12)
     """Smallest face searched for, in pixels of the shrunk frame."""
-    thresholds: tuple[Probability, Probability, Probability] = (0.7, 0.8, 0.9)
+    thresholds: Thresholds = (0.7, 0.8, 0.9)
     """Least score to pass the P-, R- and O-net."""
     pyramid_factor: float = Field(0.709, gt=0.1, lt=0.95)
     """Ratio of one level of the image pyramid to the level before."""
     retry_scale: float = Field(2.0, ge=1.0, le=4.0)
     """No face: the search is repeated at this many times the size. 1 skips that."""
-    retry_thresholds: tuple[Probability, Probability, Probability] | None = (0.5, 0.5, 0.5)
+    retry_thresholds: Thresholds | None = (0.5, 0.5, 0.5)
     """Still no face: at the larger size with these thresholds, keeping one face. null skips that."""
     batch_megapixels: float = Field(2.0, gt=0.0)
     """Shrunk frames searched at once hold at most this many pixels (one frame at least): bounds memory."""

@@ -50,6 +50,10 @@ class StoreFiles:
             return []
         return sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
 
+    def num_files(self, folder: str) -> int:
+        """How many files lie in a folder and all below it."""
+        return len(self._fs.find(self._path(folder)))
+
     def size_bytes(self, name: str) -> int:
         """Bytes of a file, or of all files in a folder."""
         return int(self._fs.du(self._path(name)))
@@ -89,6 +93,8 @@ class StoreFiles:
                 with Path(parent, name).open("rb") as file:
                     os.fsync(file.fileno())
             _sync_folder(Path(parent))
+        # The folder itself is a name in this one.
+        _sync_folder(Path(self._path(folder)).parent)
 
     def remove(self, name: str) -> None:
         """Remove a file or a folder with all that is in it; one that isn't there is no error."""

@@ -131,6 +131,8 @@ class FaceStore:
         try:
             # A contiguous read: chunks hold several frames, so a stride would fetch the same bytes.
             frames = np.asarray(self._array(name)[row_start + start : row_start + stop])
+            if len(frames) != stop - start:
+                raise ValueError("the array ends before")
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             raise StoreFormatError(
                 f"{self.url}/arrays/{name}: rows [{row_start}, {row_stop}) can't be read "
@@ -150,11 +152,11 @@ class FaceStore:
             return self._arrays[name]
         with zarr.config.set(CODEC_PIPELINE):
             array = zarr.open_array(self.files.zarr_store(f"arrays/{name}", read_only=True), mode="r")
-        # zarr reads a chunk that isn't there as zeros. All are written, so a missing one is a lost one.
+        # zarr reads a shard that isn't there as zeros. All are written, so a missing one is a lost one.
         expected = -(-array.shape[0] // (array.shards or array.chunks)[0])
-        found = len(self.files.names(f"arrays/{name}/c"))
+        found = self.files.num_files(f"arrays/{name}/c")
         if found != expected:
-            raise StoreFormatError(f"{self.url}/arrays/{name} has {found} of its {expected} shards; the rest is lost")
+            raise FileNotFoundError(f"{found} of its {expected} shards are there")
         self._arrays[name] = array
         if len(self._arrays) > _MAX_OPEN_ARRAYS:
             self._arrays.popitem(last=False)

@@ -18,6 +18,7 @@ def find_orphans(store: FaceStore) -> list[str]:
     referenced = {array for array in store.read_table("tracks", ["array"])["array"].to_pylist() if array is not None}
     files = store.files
     return [
+        *(name for name in files.names() if name.startswith(".store.json.")),
         *(f"arrays/{name}" for name in files.names("arrays") if name not in referenced),
         *(f"tracks/{name}" for name in files.names("tracks") if name.removesuffix(".parquet") not in committed),
         *(f"videos/{name}" for name in files.names("videos") if name.removesuffix(".parquet") not in committed),

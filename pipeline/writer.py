@@ -113,7 +113,8 @@ def check_settings(url: str, settings: Settings) -> bool:
     if not files.is_folder():
         raise StoreFormatError(f"{url} is a file; a store is a folder, so give another path")
     if not files.exists("store.json"):
-        if files.names():
+        # A kill amid the first write leaves that file's temporary.
+        if any(not name.startswith(".store.json.") for name in files.names()):
             raise StoreFormatError(f"{url} is not empty and has no store.json; choose an empty or a new folder")
         return False
     differences = _differences(read_manifest(files).get("settings"), settings.results_settings())
@@ -133,18 +134,18 @@ def create_or_resume(url: str, settings: Settings) -> StoreFiles:
         OSError: it can't be written there.
     """
     files = StoreFiles(url)
-    if check_settings(url, settings):
-        return files
     # store.json comes first: folders without it would look like somebody else's.
-    files.make_folder("")
-    manifest = {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "settings": settings.results_settings(),
-        "fingerprint": settings.fingerprint(),
-        "versions": library_versions(),
-    }
-    files.write("store.json", json.dumps(manifest, indent=2).encode() + b"\n")
+    if not check_settings(url, settings):
+        files.make_folder("")
+        manifest = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "settings": settings.results_settings(),
+            "fingerprint": settings.fingerprint(),
+            "versions": library_versions(),
+        }
+        files.write("store.json", json.dumps(manifest, indent=2).encode() + b"\n")
+    # Also where store.json is there: its maker may have been killed right after it.
     for folder in ("arrays", "tracks", "videos"):
         files.make_folder(folder)
     return files

@@ -1,0 +1,248 @@
+"""Our cascade gives facenet-pytorch's boxes, and gives none where facenet-pytorch crashes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from facenet_pytorch import MTCNN
+from facenet_pytorch.models.utils.detect_face import batched_nms_numpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from pipeline.cascade import (
+    Faces,
+    Networks,
+    _suppress_nested,
+    cropped,
+    detect_faces,
+    integral_images,
+    pyramid_scales,
+    resized,
+)
+from pipeline.types import UInt8Array
+
+ASSETS = Path(__file__).resolve().parents[1] / "pipeline" / "assets"
+PORTRAITS = sorted(ASSETS.glob("*.jpg"))
+THRESHOLDS = (0.6, 0.7, 0.7)
+MIN_FACE_PIXELS = 24
+FACTOR = 0.709
+
+WHITE = (255 - 127.5) * 0.0078125
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def mtcnn() -> MTCNN:
+    return MTCNN(
+        keep_all=True, select_largest=False, thresholds=list(THRESHOLDS), min_face_size=MIN_FACE_PIXELS, factor=FACTOR
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def networks(mtcnn: MTCNN) -> Networks:
+    return Networks(mtcnn.pnet, mtcnn.rnet, mtcnn.onet)
+
+
+def portrait(path: Path, width: int, height: int) -> UInt8Array:
+    rgb = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
+    return np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def noise(rng: np.random.Generator, *shape: int) -> UInt8Array:
+    return rng.integers(0, 256, shape, np.uint8)
+
+
+def search(images: UInt8Array, networks: Networks, thresholds: tuple[float, float, float] = THRESHOLDS) -> Faces:
+    return detect_faces(torch.from_numpy(images), networks, thresholds, MIN_FACE_PIXELS, FACTOR)
+
+
+def assert_finds_what_facenet_finds(images: UInt8Array, mtcnn: MTCNN, networks: Networks) -> list[int]:
+    """Compares image by image, in facenet's order; returns how many faces each has."""
+    faces = search(images, networks)
+    counts = []
+    for number, (boxes, scores, landmarks) in enumerate(zip(*mtcnn.detect(images, landmarks=True), strict=True)):
+        mine = faces.image_indices == number
+        counts.append(int(mine.sum()))
+        if boxes is None:
+            assert counts[-1] == 0
+            continue
+        assert counts[-1] == len(boxes)
+        np.testing.assert_allclose(faces.boxes_xyxy[mine].numpy(), boxes.astype(np.float32), rtol=0, atol=0.05)
+        np.testing.assert_allclose(faces.scores[mine].numpy(), scores.astype(np.float32), rtol=0, atol=1e-3)
+        np.testing.assert_allclose(faces.landmarks[mine].numpy(), landmarks.astype(np.float32), rtol=0, atol=0.05)
+    return counts
+
+
+@pytest.mark.parametrize("path", PORTRAITS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(("width", "height"), [(97, 97), (220, 170), (120, 241), (333, 300)])
+def test_a_portrait_of_any_size_and_shape(
+    path: Path, width: int, height: int, mtcnn: MTCNN, networks: Networks
+) -> None:
+    assert assert_finds_what_facenet_finds(portrait(path, width, height)[None], mtcnn, networks) == [1]
+
+
+def test_a_batch_with_none_one_and_several_faces(mtcnn: MTCNN, networks: Networks, rng: np.random.Generator) -> None:
+    faces = [portrait(path, 150, 150) for path in PORTRAITS]
+    images = np.zeros((4, 160, 470, 3), np.uint8)
+    images[0] = noise(rng, 160, 470, 3)
+    images[1, :150, 200:350] = faces[0]
+    images[2, 5:155, :450] = np.concatenate(faces[1:4], axis=1)
+    images[3, 5:155, 20:320] = np.concatenate(faces[3:5], axis=1)
+    assert assert_finds_what_facenet_finds(images, mtcnn, networks) == [0, 1, 3, 2]
+
+
+def test_landmarks_are_eyes_then_nose_then_mouth(networks: Networks) -> None:
+    (left_eye, right_eye, nose, left_mouth, right_mouth) = search(portrait(PORTRAITS[0], 200, 200)[None], networks)\
+        .landmarks[0].tolist()  # fmt: skip
+    assert left_eye[0] < nose[0] < right_eye[0]
+    assert left_mouth[0] < nose[0] < right_mouth[0]
+    assert max(left_eye[1], right_eye[1]) < nose[1] < min(left_mouth[1], right_mouth[1])
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.full((1, 1, 3), 90, np.uint8),
+        np.full((11, 300, 3), 90, np.uint8),
+        np.full((MIN_FACE_PIXELS - 1, MIN_FACE_PIXELS - 1, 3), 90, np.uint8),
+    ],
+    ids=["one pixel", "a stripe", "just below the smallest face"],
+)
+def test_a_frame_below_the_smallest_face_has_none_where_facenet_crashes(
+    image: UInt8Array, mtcnn: MTCNN, networks: Networks
+) -> None:
+    with pytest.raises(ValueError, match="non-empty list"):
+        mtcnn.detect(image[None])
+    assert len(search(image[None], networks, (0.0, 0.0, 0.0)).scores) == 0
+
+
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_a_flat_frame_has_no_face(value: int, networks: Networks) -> None:
+    faces = search(np.full((2, 60, 90, 3), value, np.uint8), networks)
+    assert faces.image_indices.shape == (0,)
+    assert faces.boxes_xyxy.shape == (0, 4)
+    assert faces.scores.shape == (0,)
+    assert faces.landmarks.shape == (0, 5, 2)
+
+
+def test_a_box_beyond_the_frame_is_dropped_where_facenet_mixes_up_the_rest(
+    mtcnn: MTCNN, rng: np.random.Generator
+) -> None:
+    """P-net that throws every candidate far out of the picture: R-net has nothing left to look at."""
+
+    def pnet(images: Tensor) -> tuple[Tensor, Tensor]:
+        offsets, probabilities = mtcnn.pnet(images)
+        return torch.full_like(offsets, 1000.0), torch.ones_like(probabilities)
+
+    thrown = Networks(pnet, mtcnn.rnet, mtcnn.onet)
+    assert len(search(noise(rng, 1, 40, 40, 3), thrown, (0.5, 0.0, 0.0)).scores) == 0
+
+
+def test_boxes_turned_inside_out_are_dropped(mtcnn: MTCNN, rng: np.random.Generator) -> None:
+    def onet(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        offsets, points, probabilities = mtcnn.onet(images)
+        return torch.tensor([2.0, 0.0, -2.0, 0.0]).expand_as(offsets), points, torch.ones_like(probabilities)
+
+    turned = Networks(mtcnn.pnet, mtcnn.rnet, onet)
+    assert len(search(noise(rng, 1, 60, 60, 3), turned, (0.0, 0.0, 0.5)).scores) == 0
+
+
+@pytest.mark.parametrize(("height", "width", "expected"), [(24, 80, 1), (23, 80, 0), (48, 48, 3)])
+def test_the_pyramid_ends_where_a_face_would_fill_the_short_side(height: int, width: int, expected: int) -> None:
+    scales = pyramid_scales(height, width, MIN_FACE_PIXELS, FACTOR)
+    assert scales == pytest.approx([0.5 * FACTOR**level for level in range(expected)])
+
+
+sides = st.integers(1, 40)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 3),
+    st.tuples(sides, sides),
+    st.tuples(st.integers(1, 50), st.integers(1, 50)),
+)
+def test_resized_is_area_pooling(seed: int, count: int, shape: tuple[int, int], target: tuple[int, int]) -> None:
+    images = torch.from_numpy(noise(np.random.default_rng(seed), count, *shape, 3))
+    expected = (interpolate(images.movedim(-1, 1).float(), size=target, mode="area") - 127.5) * 0.0078125
+    actual = resized(integral_images(images), *target)
+    assert actual.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
+
+
+@st.composite
+def ranges(draw: st.DrawFn, length: int) -> tuple[int, int]:
+    start = draw(st.integers(0, length - 1))
+    return start, draw(st.integers(start + 1, length))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data(), st.tuples(sides, sides), st.sampled_from([1, 7, 24, 48]))
+def test_cropped_is_area_pooling_of_each_box(data: st.DataObject, shape: tuple[int, int], size: int) -> None:
+    images = torch.from_numpy(noise(np.random.default_rng(data.draw(st.integers(0, 99))), 2, *shape, 3))
+    boxes = data.draw(
+        st.lists(st.tuples(st.integers(0, 1), ranges(shape[1]), ranges(shape[0])), min_size=1, max_size=5)
+    )
+    expected = [
+        interpolate(images[i, top:bottom, left:right].movedim(-1, 0)[None].float(), size=(size, size), mode="area")
+        for i, (left, right), (top, bottom) in boxes
+    ]
+    corners = torch.tensor([(left, top, right, bottom) for _, (left, right), (top, bottom) in boxes])
+    actual = cropped(integral_images(images), torch.tensor([i for i, _, _ in boxes]), corners, size)
+    torch.testing.assert_close(actual, (torch.cat(expected) - 127.5) * 0.0078125, rtol=0, atol=1e-6)
+
+
+class _NotOnTheCpu(Tensor):
+    """A CPU tensor that says otherwise, to take the path of an accelerator."""
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return torch.device("cuda")
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.tuples(sides, sides))
+def test_both_ways_to_an_integral_image_agree(seed: int, count: int, shape: tuple[int, int]) -> None:
+    images = torch.from_numpy(noise(np.random.default_rng(seed), count, *shape, 3))
+    on_cpu = integral_images(images)
+    elsewhere = integral_images(images.as_subclass(_NotOnTheCpu)).as_subclass(Tensor)
+    assert on_cpu.dtype == elsewhere.dtype == torch.int32
+    assert torch.equal(on_cpu, elsewhere)
+
+
+@pytest.mark.parametrize("kind", [Tensor, _NotOnTheCpu])
+def test_sums_that_wrap_around_still_give_the_mean(kind: type[Tensor]) -> None:
+    """2900 x 3000 white pixels sum up to more than 2 ** 31."""
+    images = torch.full((1, 2900, 3000, 3), 255, dtype=torch.uint8).as_subclass(kind)
+    integrals = integral_images(images).as_subclass(Tensor)
+    assert integrals.min() < 0
+    assert torch.equal(resized(integrals, 3, 3), torch.full((1, 3, 3, 3), WHITE))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 200), st.integers(1, 3), st.sampled_from([0.3, 0.5, 0.7]))
+def test_nested_boxes_are_suppressed_as_facenet_does(seed: int, count: int, images: int, threshold: float) -> None:
+    """Facenet counts in int16 and breaks beyond 32,767 boxes; below that the survivors are the same."""
+    rng = np.random.default_rng(seed)
+    corners = rng.integers(0, 60, (count, 2))
+    boxes = torch.from_numpy(np.concatenate([corners, corners + rng.integers(1, 50, (count, 2))], 1).astype(np.float32))
+    scores = torch.from_numpy(rng.permutation(count).astype(np.float32) / count)
+    image_indices = torch.from_numpy(rng.integers(0, images, count))
+    theirs = batched_nms_numpy(boxes, scores, image_indices, threshold, "Min")
+    theirs = theirs[image_indices[theirs].argsort(stable=True)]
+    assert _suppress_nested(image_indices, boxes, scores, threshold).tolist() == theirs.tolist()
