@@ -5,6 +5,7 @@ What it adds to fsspec: a file appears whole or not at all, and is durable once 
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
 from pathlib import Path
@@ -99,7 +100,8 @@ class StoreFiles:
     def remove(self, name: str) -> None:
         """Remove a file or a folder with all that is in it; one that isn't there is no error."""
         try:
-            self._fs.rm(self._path(name), recursive=True)
+            # fsspec takes a * in a name for a pattern.
+            self._fs.rm(self._path(name) if self.is_local else glob.escape(self._path(name)), recursive=True)
         except FileNotFoundError:
             return
 

@@ -31,7 +31,8 @@ _COMPRESSORS: dict[str, BloscCodec | ZstdCodec | None] = {
     "none": None,
     # Bytes of pictures gain from shuffled bits before lz4, which has no entropy coder of its own.
     "lz4": BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=1),
-    "zstd": ZstdCodec(level=1),
+    # The checksum makes a flipped bit an error at reading; otherwise it would just be another picture.
+    "zstd": ZstdCodec(level=1, checksum=True),
 }
 _LIBRARIES = (
     "faceclips",
@@ -134,20 +135,24 @@ def create_or_resume(url: str, settings: Settings) -> StoreFiles:
         OSError: it can't be written there.
     """
     files = StoreFiles(url)
-    # store.json comes first: folders without it would look like somebody else's.
-    if not check_settings(url, settings):
-        files.make_folder("")
-        manifest = {
-            "format": FORMAT,
-            "format_version": FORMAT_VERSION,
-            "settings": settings.results_settings(),
-            "fingerprint": settings.fingerprint(),
-            "versions": library_versions(),
-        }
-        files.write("store.json", json.dumps(manifest, indent=2).encode() + b"\n")
-    # Also where store.json is there: its maker may have been killed right after it.
-    for folder in ("arrays", "tracks", "videos"):
-        files.make_folder(folder)
+    is_there = check_settings(url, settings)
+    manifest = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "settings": settings.results_settings(),
+        "fingerprint": settings.fingerprint(),
+        "versions": library_versions(),
+    }
+    try:
+        if not is_there:
+            files.make_folder("")
+            # First of all: folders without it would look like somebody else's.
+            files.write("store.json", json.dumps(manifest, indent=2).encode() + b"\n")
+        # Also where store.json is there: its maker may have been killed right after it.
+        for folder in ("arrays", "tracks", "videos"):
+            files.make_folder(folder)
+    except OSError as error:
+        raise OSError(f"no store can be made at {url}: {error}; choose a place that can be written") from error
     return files
 
 
@@ -216,7 +221,8 @@ class PartitionWriter:
             if self._array is None:
                 self._array = self._create_array()
             self._array.resize((stop, *self._frame_shape))
-            self._array[self._rows_written : stop] = frames
+            array = self._array if frames.any() else self._array_for_black()
+            array[self._rows_written : stop] = frames
         except (OSError, RuntimeError) as error:
             # zarrs reports a full disk as RuntimeError.
             raise StoreWriteError(f"can't write to {self._files.url}: {error}") from error
@@ -234,9 +240,14 @@ class PartitionWriter:
                 filters=None,
                 fill_value=0,
                 dimension_names=["frame", "y", "x", "rgb"],
-                # A shard that isn't there is then lost for sure, not merely black.
-                config={"write_empty_chunks": True},
             )
+
+    def _array_for_black(self) -> zarr.Array[Any]:
+        """The same array through zarr's own codecs: zarrs 0.2.3 drops a shard of fill value whatever it is told."""
+        with zarr.config.set(
+            {"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline", "array.write_empty_chunks": True}
+        ):
+            return zarr.open_array(self._files.zarr_store(f"arrays/{self.array_name}", read_only=False), mode="r+")
 
     def commit(self, outcomes: Sequence[VideoOutcome], tracks: Sequence[StoredTrack]) -> None:
         """Make the partition part of the store, or, if this fails, leave the store as it was.
@@ -256,5 +267,9 @@ class PartitionWriter:
             raise StoreWriteError(f"can't write to {self._files.url}: {error}") from error
 
     def discard(self) -> None:
-        """Remove what was written; for an attempt that ends without a commit."""
-        self._files.remove(f"arrays/{self.array_name}")
+        """Remove what was written; for an attempt that ends without a commit.
+
+        Nothing is removed once the commit is there: an interrupt may come right after it, an answer may get lost.
+        """
+        if not self._files.exists(f"videos/{self._partition_name}.parquet"):
+            self._files.remove(f"arrays/{self.array_name}")

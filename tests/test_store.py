@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import os
 import pickle
 import subprocess
 import sys
@@ -212,7 +211,7 @@ def expected_video_row(outcome: VideoOutcome) -> dict[str, Any]:
 
 
 @given(st.lists(videos_strategy, max_size=3), store_strategy)
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 def test_every_column_and_every_frame_comes_back(partitions: list[list[Video]], made_with: StoreSettings) -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = write_store(f"{folder}/store", partitions, SETTINGS.model_copy(update={"store": made_with}))
@@ -245,7 +244,7 @@ def long_track(tmp_path_factory: pytest.TempPathFactory) -> tuple[FaceStore, UIn
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 def test_a_window_is_a_slice_of_the_whole(long_track: tuple[FaceStore, UInt8Array], data: st.DataObject) -> None:
     store, whole = long_track
     start = data.draw(st.integers(0, 36), "start")
@@ -336,7 +335,7 @@ def test_black_frames_are_stored_and_a_lost_shard_is_not_taken_for_them(tmp_path
 def test_clips_of_another_size_or_type_are_refused(tmp_path: Path) -> None:
     writer = PartitionWriter(create_or_resume(str(tmp_path / "store"), SETTINGS), "part-00000", SIZE, SETTINGS.store)
     with pytest.raises(ValueError, match="uint8"):
-        writer.append(np.zeros((3, SIZE, SIZE, 3), np.float32))  # type: ignore[arg-type]
+        writer.append(np.zeros((3, SIZE, SIZE, 3), np.float32))
     with pytest.raises(ValueError, match=r"\(3, 8, 16, 3\)"):
         writer.append(np.zeros((3, 8, SIZE, 3), np.uint8))
 
@@ -357,7 +356,7 @@ def test_a_cut_off_shard_is_an_error_that_names_it(tmp_path: Path, keep: int) ->
 
 
 @given(st.data(), st.sampled_from(["none", "lz4", "zstd"]))
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 def test_a_flipped_bit_changes_no_pixel_unnoticed(data: st.DataObject, codec: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         made_with = SETTINGS.model_copy(update={"store": StoreSettings(codec=codec, chunk_frames=2, shard_frames=8)})
@@ -369,6 +368,17 @@ def test_a_flipped_bit_changes_no_pixel_unnoticed(data: st.DataObject, codec: An
         shard.write_bytes(damaged)
         if list(verify_store(store)) == []:
             np.testing.assert_array_equal(store.frames(0), video.clips[0][1])
+
+
+def test_a_flipped_bit_in_a_zstd_chunk_is_an_error_at_reading(tmp_path: Path) -> None:
+    made_with = SETTINGS.model_copy(update={"store": StoreSettings(codec="zstd", chunk_frames=2, shard_frames=8)})
+    store = write_store(tmp_path / "store", [[make_video("a.mp4", [8])]], made_with)
+    (shard,) = shard_files(store.url)
+    damaged = bytearray(shard.read_bytes())
+    damaged[100] ^= 1  # Among the pixels of the first chunk: noise, which zstd stores as it is.
+    shard.write_bytes(damaged)
+    with pytest.raises(StoreFormatError, match="can't be read"):
+        store.frames(0, 0, 2)
 
 
 def test_an_array_that_is_shorter_than_its_rows_is_an_error(tmp_path: Path) -> None:
@@ -394,8 +404,21 @@ def test_a_damaged_table_is_an_error_that_names_it(tmp_path: Path, table: str) -
 def test_a_table_without_a_column_is_an_error_that_names_both(tmp_path: Path) -> None:
     small_store(tmp_path / "store")
     change_table(tmp_path / "store", "tracks", "part-00000", lambda table: table.drop_columns(["crop_xyxy"]))
-    with pytest.raises(StoreFormatError, match="part-00000.parquet.*crop_xyxy"):
+    with pytest.raises(StoreFormatError, match=r"part-00000\.parquet.*crop_xyxy"):
         _ = FaceStore.open(str(tmp_path / "store")).tracks
+
+
+def test_what_a_later_release_adds_is_ignored(tmp_path: Path) -> None:
+    store = small_store(tmp_path / "store")
+    for table in ("videos", "tracks"):
+        change_table(store.url, table, "part-00000", lambda rows: rows.append_column("mood", [["glad"] * len(rows)]))
+    manifest = json.loads(store.files.read("store.json"))
+    store.files.write("store.json", json.dumps(manifest | {"motto": "more"}).encode())
+    store.files.make_folder("thumbnails")
+    later = FaceStore.open(store.url)
+    assert later.tracks.equals(store.tracks)
+    assert later.digest() == store.digest()
+    assert list(verify_store(later)) == find_orphans(later) == []
 
 
 # Commit
@@ -425,7 +448,7 @@ def test_a_partition_of_videos_without_faces_has_no_array(tmp_path: Path) -> Non
     store = write_store(tmp_path / "store", [[make_video("a.mp4"), make_video("b.mp4")]])
     assert store.videos["status"].to_pylist() == ["no_face", "no_face"]
     assert store.tracks.num_rows == 0
-    assert os.listdir(tmp_path / "store/arrays") == []
+    assert list((tmp_path / "store/arrays").iterdir()) == []
 
 
 def test_a_thousand_partitions_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
@@ -501,16 +524,14 @@ def test_an_attempt_that_ends_without_a_commit_leaves_nothing(tmp_path: Path) ->
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=20)
+@settings(deadline=None, max_examples=10)
 def test_the_digest_says_nothing_of_how_the_work_was_cut_up(data: st.DataObject) -> None:
     videos = [make_video("a", [9, 2]), make_video("b"), make_video("c", [3], label=1), make_video("d", [1, 1, 1])]
     shuffled = data.draw(st.permutations(videos))
     cuts = sorted(data.draw(st.lists(st.integers(0, len(videos)), max_size=3)))
     partitions = [shuffled[a:b] for a, b in zip([0, *cuts], [*cuts, len(videos)], strict=True)]
     with tempfile.TemporaryDirectory() as folder:
-        assert (
-            write_store(f"{folder}/one", [videos]).digest() == write_store(f"{folder}/other", partitions).digest()
-        )
+        assert write_store(f"{folder}/one", [videos]).digest() == write_store(f"{folder}/other", partitions).digest()
 
 
 def other_value(value: Any, data_type: pa.DataType) -> Any:
@@ -524,7 +545,12 @@ def other_value(value: Any, data_type: pa.DataType) -> Any:
     return value + ("x" if isinstance(value, str) else 1)
 
 
-COLUMNS = [("tracks", column) for column in TRACKS_SCHEMA.names] + [("videos", column) for column in VIDEOS_SCHEMA.names]
+COLUMNS = [
+    (table, column)
+    for table, schema in (("tracks", TRACKS_SCHEMA), ("videos", VIDEOS_SCHEMA))
+    for column in schema.names
+    if column != "video_id"
+]
 
 
 @pytest.fixture(scope="module")
@@ -533,27 +559,30 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return Path(store.url), store.digest()
 
 
+@pytest.mark.parametrize("row", [0, 1])
 @pytest.mark.parametrize(("table", "column"), COLUMNS)
 def test_the_digest_changes_with_every_column_but_place_and_circumstance(
-    pristine: tuple[Path, str], table: str, column: str
+    pristine: tuple[Path, str], table: str, column: str, row: int
 ) -> None:
     path, digest = pristine
     file = path / table / "part-00000.parquet"
     before = file.read_bytes()
-    data_type = pq.read_schema(file).field(column).type
-    key = column == "video_id"
-    for row in range(1, 2) if key else range(2):
-        # A track of another video would be damage, not content: rename a video that has no track.
-        if key and table == "tracks":
-            continue
-        change_table(
-            path, table, "part-00000",
-            lambda t, row=row: set_value(t, column, row, other_value(t[column][row].as_py(), data_type)),
-        )  # fmt: skip
-        unchanged = FaceStore.open(str(path)).digest() == digest
-        file.write_bytes(before)
-        assert unchanged == (column in PLACEMENT_COLUMNS | CIRCUMSTANCE_COLUMNS)
-    assert FaceStore.open(str(path)).digest() == digest
+
+    def change(rows: pa.Table) -> pa.Table:
+        return set_value(rows, column, row, other_value(rows[column][row].as_py(), rows.schema.field(column).type))
+
+    change_table(path, table, "part-00000", change)
+    unchanged = FaceStore.open(str(path)).digest() == digest
+    file.write_bytes(before)
+    assert unchanged == (column in PLACEMENT_COLUMNS | CIRCUMSTANCE_COLUMNS)
+
+
+def test_the_digest_changes_with_the_name_of_a_video(tmp_path: Path) -> None:
+    one, other = (
+        write_store(tmp_path / "one", [[make_video("a")]]),
+        write_store(tmp_path / "other", [[make_video("b")]]),
+    )
+    assert one.digest() != other.digest()
 
 
 def test_the_digest_changes_with_a_single_pixel(tmp_path: Path) -> None:
@@ -562,9 +591,7 @@ def test_the_digest_changes_with_a_single_pixel(tmp_path: Path) -> None:
     other = frames.copy()
     other[3, 7, 7, 1] ^= 1
     changed = replace(video, clips=((replace(stored, checksum=frames_checksum(other)), other),))
-    assert (
-        write_store(tmp_path / "one", [[video]]).digest() != write_store(tmp_path / "other", [[changed]]).digest()
-    )
+    assert write_store(tmp_path / "one", [[video]]).digest() != write_store(tmp_path / "other", [[changed]]).digest()
 
 
 # Making one
@@ -572,7 +599,9 @@ def test_the_digest_changes_with_a_single_pixel(tmp_path: Path) -> None:
 
 def test_a_store_made_twice_is_the_same_store(tmp_path: Path) -> None:
     store = small_store(tmp_path / "store")
-    before = (tmp_path / "store/store.json").read_bytes()
+    manifest = store.manifest | {"versions": {"faceclips": "of the release that made it"}}
+    before = json.dumps(manifest).encode()
+    store.files.write("store.json", before)
     assert create_or_resume(store.url, SETTINGS).url == store.url
     assert (tmp_path / "store/store.json").read_bytes() == before
     assert FaceStore.open(store.url).videos.num_rows == 3
@@ -647,7 +676,7 @@ def test_a_store_json_of_something_else_is_refused(tmp_path: Path, content: byte
 
 def test_a_folder_with_something_else_in_it_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(StoreFormatError, match="not empty and has no store.json"):
+    with pytest.raises(StoreFormatError, match=r"not empty and has no store\.json"):
         create_or_resume(str(tmp_path), SETTINGS)
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -656,7 +685,7 @@ def test_a_file_is_no_store(tmp_path: Path) -> None:
     (tmp_path / "store").write_text("a file")
     with pytest.raises(StoreFormatError, match="is a file"):
         create_or_resume(str(tmp_path / "store"), SETTINGS)
-    with pytest.raises(StoreFormatError, match="has no store.json"):
+    with pytest.raises(StoreFormatError, match=r"has no store\.json"):
         FaceStore.open(str(tmp_path / "store"))
 
 
@@ -668,7 +697,7 @@ def test_a_place_where_nothing_can_be_made_is_an_os_error(tmp_path: Path) -> Non
 
 def test_no_store_is_made_by_looking(tmp_path: Path) -> None:
     assert not check_settings(str(tmp_path / "store"), SETTINGS)
-    with pytest.raises(StoreFormatError, match="has no store.json"):
+    with pytest.raises(StoreFormatError, match=r"has no store\.json"):
         FaceStore.open(str(tmp_path / "store"))
     assert list(tmp_path.iterdir()) == []
 
@@ -691,10 +720,14 @@ def s3_endpoint() -> Iterator[str]:
         patch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
         patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         s3fs.S3FileSystem.clear_instance_cache()
-        filesystem = s3fs.S3FileSystem()
-        filesystem.mkdir("bucket")
+        s3fs.S3FileSystem().mkdir("bucket")
         yield "s3://bucket"
-        s3fs.S3FileSystem.close_session(filesystem.loop, filesystem._s3)
+        for filesystem in s3fs.S3FileSystem._cache.values():
+            if filesystem.asynchronous:
+                # zarr's, in zarr's event loop; nobody else closes its session.
+                zarr.core.sync.sync(filesystem._s3.close())
+            elif filesystem._s3 is not None:
+                s3fs.S3FileSystem.close_session(filesystem.loop, filesystem._s3)
         s3fs.S3FileSystem.clear_instance_cache()
     server.stop()
 
@@ -743,6 +776,6 @@ def test_a_lost_shard_is_noticed_wherever_it_was(root: str) -> None:
 
 
 def test_no_store_where_there_is_none(root: str) -> None:
-    with pytest.raises(StoreFormatError, match="has no store.json"):
+    with pytest.raises(StoreFormatError, match=r"has no store\.json"):
         FaceStore.open(f"{root}/nowhere")
     assert not check_settings(f"{root}/nowhere", SETTINGS)

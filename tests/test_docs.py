@@ -1,0 +1,82 @@
+"""The page on the store's format is true: its code runs, and its tables are those of the schema."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline.schema import CIRCUMSTANCE_COLUMNS, PLACEMENT_COLUMNS, TRACKS_SCHEMA, VIDEOS_SCHEMA
+from pipeline.types import STATUSES
+from tests.test_store import make_video, small_store, write_partition
+
+PAGE = (Path(__file__).resolve().parents[1] / "docs" / "store-format.md").read_text(encoding="utf-8")
+
+
+def code_block() -> str:
+    (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    return str(block)
+
+
+def section(title: str) -> str:
+    """The text below a heading, up to the next one."""
+    return PAGE.split(f"{title}", 1)[1].split("\n#", 1)[0]
+
+
+def type_name(data_type: pa.DataType) -> str:
+    if pa.types.is_fixed_size_list(data_type):
+        return f"{type_name(data_type.value_type)}[{data_type.list_size}]"
+    if pa.types.is_list(data_type):
+        return f"list<{type_name(data_type.value_type)}>"
+    return {"float": "float32", "double": "float64"}.get(str(data_type), str(data_type))
+
+
+def test_ten_lines_read_a_store_without_this_package(tmp_path: Path) -> None:
+    store = small_store(tmp_path / "store")
+    write_partition(store.files, "part-00002", [make_video("c.mp4", [4])])
+    # The first partition loses its commit, and keeps its tracks and its array.
+    store.files.remove("videos/part-00000.parquet")
+    code = "\n".join(
+        [
+            "import sys; sys.modules['pipeline'] = None",
+            code_block(),
+            "import numpy",
+            "numpy.save(sys.argv[2], frames)",
+            "print(len(tracks), track['video_id'])",
+        ]
+    )
+    command = [sys.executable, "-I", "-c", code, store.url, str(tmp_path / "frames.npy")]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stdout) == (0, "2 b/y.mp4\n"), ran.stderr
+
+    frames, expected = np.load(tmp_path / "frames.npy"), type(store).open(store.url).frames(0)
+    assert frames.dtype == expected.dtype
+    np.testing.assert_array_equal(frames, expected)
+
+
+def test_they_are_ten_lines() -> None:
+    lines = code_block().splitlines()
+    assert len(lines) <= 10
+    assert all(";" not in line and len(line) <= 120 for line in lines)
+
+
+@pytest.mark.parametrize(("table", "schema"), [("tracks", TRACKS_SCHEMA), ("videos", VIDEOS_SCHEMA)])
+def test_every_column_is_described_in_order_with_its_type(table: str, schema: pa.Schema) -> None:
+    described = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|[^|]*\| [^|]+ \|$", section(f"### `{table}`"), re.MULTILINE)
+    assert described == [(field.name, type_name(field.type)) for field in schema]
+
+
+def test_every_status_is_described() -> None:
+    described = re.findall(r"^\| `(\w+)` \| [^|]+ \|$", PAGE.split("| `status` | the video |")[1], re.MULTILINE)
+    assert described == list(STATUSES)
+
+
+def test_what_the_digest_leaves_out_is_said() -> None:
+    (left_out,) = re.findall(r"^- Left out are (.*)$", section("## Digest"), re.MULTILINE)
+    named = set(re.findall(r"`(\w+)`", left_out)) - {"videos", "tracks"}
+    assert named == PLACEMENT_COLUMNS | CIRCUMSTANCE_COLUMNS

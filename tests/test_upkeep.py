@@ -1,0 +1,256 @@
+"""Looking after a store: verify says exactly what is wrong, gc takes only what nobody needs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from pipeline.store import FaceStore, _commands
+from pipeline.upkeep import describe_store, find_orphans, forget_videos, remove_orphans, verify_store
+from pipeline.writer import PartitionWriter
+from tests.test_store import (
+    SETTINGS,
+    SHARD,
+    SIZE,
+    append,
+    change_table,
+    make_video,
+    set_value,
+    shard_files,
+    small_store,
+    write_partition,
+    write_store,
+)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> FaceStore:
+    """part-00000: a/x.mp4 with tracks of 19 and 5 frames, a/none.mp4 without; part-00001: b/y.mp4 with one of 8."""
+    return small_store(tmp_path / "store")
+
+
+def problems(store: FaceStore) -> list[str]:
+    return list(verify_store(FaceStore.open(store.url)))
+
+
+def kill_an_attempt(store: FaceStore, name: str = "part-00002") -> list[str]:
+    """Leave what an attempt leaves that is killed just before its commit."""
+    writer = PartitionWriter(store.files, name, SIZE, SETTINGS.store)
+    append(writer, [make_video("late.mp4", [SHARD + 1])])
+    store.files.write(f"tracks/{name}.parquet", b"half")
+    store.files.write(f"videos/.{name}.parquet.0123abcd.tmp", b"ha")
+    return [f"arrays/{writer.array_name}", f"tracks/{name}.parquet", f"videos/.{name}.parquet.0123abcd.tmp"]
+
+
+# verify
+
+
+def test_a_whole_store_has_no_problems(store: FaceStore) -> None:
+    assert problems(store) == []
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "row", "value", "expected"),
+    [
+        ("tracks", "checksum", 1, "0" * 64, ["a/x.mp4 track 1: frames don't match their checksum"]),
+        ("tracks", "row_start", 1, 18, [
+            "a/x.mp4 track 1: shares rows of {array} with another track",
+            "a/x.mp4 track 1: 6 rows for frames [{start}, {stop})",
+            *(f"a/x.mp4 track 1: 5 {column} for 6 rows"
+              for column in ("boxes_xyxy", "landmarks", "crop_xyxy", "scores", "observed", "timestamps_seconds")),
+            "a/x.mp4 track 1: frames don't match their checksum",
+        ]),
+        ("tracks", "frame_step", 1, 2, ["a/x.mp4 track 1: 5 rows for frames [{start}, {stop})"]),
+        ("tracks", "scores", 1, [0.5] * 4, ["a/x.mp4 track 1: 4 scores for 5 rows"]),
+        ("tracks", "observed", 1, [], ["a/x.mp4 track 1: 0 observed for 5 rows"]),
+        ("tracks", "video_id", 1, "a/none.mp4", ["a/x.mp4 should have 2 tracks", "a/none.mp4 should have 0 tracks"]),
+        ("tracks", "video_id", 1, "who.mp4", [
+            "a/x.mp4 should have 2 tracks", "tracks of who.mp4, which has no row here",
+        ]),
+        ("videos", "num_tracks", 0, 3, ["a/x.mp4 should have 3 tracks"]),
+        ("videos", "num_tracks", 1, 1, ["a/none.mp4 should have 1 tracks"]),
+        ("videos", "status", 1, "fine", ["a/none.mp4 has the unknown status 'fine'"]),
+        ("videos", "video_id", 1, "a/x.mp4", ["a/x.mp4 has a row in part-00000 already"]),
+    ],
+)  # fmt: skip
+def test_a_wrong_row_is_named_and_only_that(
+    store: FaceStore, table: str, column: str, row: int, value: Any, expected: list[str]
+) -> None:
+    track = store.tracks.to_pylist()[1]
+    change_table(store.url, table, "part-00000", lambda t: set_value(t, column, row, value))
+    places = {"array": track["array"], "start": track["frame_start"], "stop": track["frame_stop"]}
+    assert problems(store) == [f"part-00000: {line.format(**places)}" for line in expected]
+
+
+def test_a_video_in_two_partitions_is_named(store: FaceStore) -> None:
+    write_partition(store.files, "part-00002", [make_video("b/y.mp4", [3])])
+    assert problems(store) == ["part-00002: b/y.mp4 has a row in part-00001 already"]
+
+
+def test_a_pixel_that_changed_is_named(store: FaceStore) -> None:
+    """The codec may decode it without a word; the checksum of the frames doesn't match then."""
+    uncompressed = SETTINGS.model_copy(update={"store": SETTINGS.store.model_copy(update={"codec": "none"})})
+    url = f"{store.url}-none"
+    other = write_store(url, [[make_video("a.mp4", [3, 3])]], uncompressed)
+    (shard,) = shard_files(url)
+    data = bytearray(shard.read_bytes())
+    data[10] ^= 1
+    shard.write_bytes(data)
+    assert problems(other) == ["part-00000: a.mp4 track 0: frames don't match their checksum"]
+
+
+def test_an_array_that_is_gone_is_named_for_each_of_its_tracks(store: FaceStore) -> None:
+    array = store.tracks["array"][0].as_py()
+    store.files.remove(f"arrays/{array}")
+    first, second = problems(store)
+    assert first.startswith(f"part-00000: a/x.mp4 track 0: {store.url}/arrays/{array}: rows [0, 19) can't be read")
+    assert second.startswith(f"part-00000: a/x.mp4 track 1: {store.url}/arrays/{array}: rows [19, 24) can't be read")
+
+
+@pytest.mark.parametrize("damage", [lambda path: path.unlink(), lambda path: path.write_bytes(b"PAR1")])
+@pytest.mark.parametrize("table", ["tracks", "videos"])
+def test_a_table_that_cannot_be_read_is_named_and_the_rest_checked(
+    store: FaceStore, table: str, damage: Callable[[Path], object]
+) -> None:
+    opened = FaceStore.open(store.url)
+    assert len(opened.partition_names) == 2
+    damage(Path(store.url, table, "part-00000.parquet"))
+    change_table(store.url, "videos", "part-00001", lambda t: set_value(t, "num_tracks", 0, 7))
+    first, second = verify_store(opened)
+    assert first.startswith(f"{store.url}/{table}/part-00000.parquet is missing or damaged")
+    assert second == "part-00001: b/y.mp4 should have 7 tracks"
+
+
+# gc
+
+
+def test_orphans_are_what_killed_attempts_left_and_nothing_else(store: FaceStore) -> None:
+    digest = store.digest()
+    assert find_orphans(store) == []
+    left = kill_an_attempt(store)
+    assert find_orphans(store) == left
+    assert remove_orphans(store) == left
+    assert find_orphans(store) == []
+    after = FaceStore.open(store.url)
+    assert after.digest() == digest
+    assert problems(after) == []
+
+
+def test_the_array_of_an_earlier_attempt_at_a_committed_partition_is_an_orphan(store: FaceStore) -> None:
+    writer = PartitionWriter(store.files, "part-00001", SIZE, SETTINGS.store)
+    append(writer, [make_video("b/y.mp4", [SHARD])])
+    assert remove_orphans(store) == [f"arrays/{writer.array_name}"]
+    assert problems(store) == []
+
+
+# forget
+
+
+def test_forgotten_videos_lose_their_rows_and_others_keep_theirs(store: FaceStore) -> None:
+    write_partition(
+        store.files,
+        "part-00002",
+        [make_video("bad.mp4", status="decode_error"), make_video("worse.mp4", status="failed"), make_video("c.mp4")],
+    )
+    assert forget_videos(FaceStore.open(store.url), ("decode_error", "failed")) == ["bad.mp4", "worse.mp4"]
+    after = FaceStore.open(store.url)
+    assert after.videos["video_id"].to_pylist() == ["a/x.mp4", "a/none.mp4", "b/y.mp4", "c.mp4"]
+    assert after.videos.schema == store.videos.schema
+    assert after.tracks.equals(store.tracks)
+    assert problems(after) == []
+
+
+def test_a_partition_with_nothing_to_forget_is_not_touched(store: FaceStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(type(store.files), "write", lambda _files, name, _data: written.append(name))
+    assert forget_videos(store, ("failed",)) == []
+    assert forget_videos(store, ()) == []
+    assert written == []
+
+
+# info
+
+
+def test_the_description_counts_what_is_there(store: FaceStore) -> None:
+    lines = list(describe_store(store))
+    assert store.url in lines[0]
+    assert store.fingerprint in lines[0]
+    assert lines[1].split() == ["partitions", "2"]
+    assert lines[2].split(maxsplit=1) == ["videos", "3 (1 no_face, 2 ok)"]
+    assert lines[3].split(maxsplit=1) == ["labels", "1 FAKE, 1 REAL, 1 unlabelled"]
+    assert lines[4].split(maxsplit=1) == ["tracks", "3, 32 frames of 16x16"]
+    assert "codec zstd, chunk_frames 2, shard_frames 8" in lines[-1]
+
+
+def test_an_empty_store_can_be_described(tmp_path: Path) -> None:
+    lines = list(describe_store(write_store(tmp_path / "empty", [])))
+    assert lines[2].split(maxsplit=1) == ["videos", "0 (none)"]
+
+
+# Commands
+
+
+def command(*arguments: str) -> Result:
+    return CliRunner().invoke(_commands(), arguments)
+
+
+def test_info_prints_the_description(store: FaceStore) -> None:
+    ran = command("info", store.url)
+    assert (ran.exit_code, ran.output.splitlines()) == (0, list(describe_store(store)))
+
+
+def test_verify_ends_with_0_when_all_is_well(store: FaceStore) -> None:
+    ran = command("verify", store.url)
+    assert (ran.exit_code, ran.output) == (0, "2 partitions checked, 0 problems\n")
+
+
+def test_verify_ends_with_1_and_names_what_is_wrong(store: FaceStore) -> None:
+    change_table(store.url, "tracks", "part-00001", lambda t: set_value(t, "checksum", 0, "0"))
+    ran = command("verify", store.url)
+    assert (ran.exit_code, ran.output.splitlines()) == (
+        1,
+        ["part-00001: b/y.mp4 track 0: frames don't match their checksum", "2 partitions checked, 1 problems"],
+    )
+
+
+def test_gc_lists_then_removes(store: FaceStore) -> None:
+    left = kill_an_attempt(store)
+    dry = command("gc", store.url, "--dry-run")
+    assert (dry.exit_code, dry.output.splitlines()) == (0, [*left, "3 orphans found"])
+    assert find_orphans(store) == left
+    wet = command("gc", store.url)
+    assert (wet.exit_code, wet.output.splitlines()) == (0, [*left, "3 orphans removed"])
+    assert find_orphans(store) == []
+
+
+@pytest.mark.parametrize("name", ["info", "verify", "gc"])
+def test_what_is_no_store_ends_with_2_and_one_line(tmp_path: Path, name: str) -> None:
+    ran = command(name, str(tmp_path))
+    assert ran.exit_code == 2
+    assert ran.output == f"Error: {tmp_path} is no face-clip store: it has no store.json; check the path\n"
+    assert "Traceback" in command(name, str(tmp_path), "--debug").output
+
+
+def test_names_from_videos_cannot_forge_lines_or_colours(store: FaceStore) -> None:
+    evil = "x\n2 partitions checked, 0 problems\x1b[2K.mp4"
+    write_partition(store.files, "part-00002", [make_video(evil, [2])])
+    change_table(store.url, "tracks", "part-00002", lambda t: set_value(t, "checksum", 0, "0"))
+    store.files.write("arrays/evil\x1b[31m", b"")
+    verified, listed = command("verify", store.url), command("gc", store.url, "--dry-run")
+    assert verified.output.splitlines() == [
+        r"part-00002: x\n2 partitions checked, 0 problems\x1b[2K.mp4 track 0: frames don't match their checksum",
+        "3 partitions checked, 1 problems",
+    ]
+    assert listed.output.splitlines() == [r"arrays/evil\x1b[31m", "1 orphans found"]
+
+
+def test_settings_from_a_foreign_hand_cannot_either(store: FaceStore) -> None:
+    manifest = json.loads(store.files.read("store.json"))
+    manifest["settings"]["store"]["codec"] = "z\x1b[31m"
+    store.files.write("store.json", json.dumps(manifest).encode())
+    assert "\x1b" not in command("info", store.url).output
