@@ -6,12 +6,14 @@ Plain functions do the work (``pipeline/process.py``); this is a thin wrapper ar
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
+from multiprocessing import resource_tracker
 from typing import Generic, TypeVar
 
 import dask
@@ -49,23 +51,40 @@ def threads_per_worker(num_workers: int) -> int:
 
 
 @contextmanager
+def _interrupts_left_to_this_thread() -> Iterator[None]:
+    """Threads started inside, and all processes that those start, never see SIGINT: signal masks are inherited.
+
+    At Ctrl-C a terminal sends it to every process of the command; the client stops the workers, in order.
+    """
+    # Or the first process started inside would start it, which unblocks SIGINT in passing.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
 def local_cluster(num_workers: int) -> Iterator[Client]:
     """One process a worker, on this machine, reachable from this machine only."""
     with (
         dask.config.set({"distributed.scheduler.allowed-failures": WORKER_DEATHS_ALLOWED}),
         tempfile.TemporaryDirectory(prefix="faceclips-") as scratch,
-        LocalCluster(
-            n_workers=num_workers,
-            threads_per_worker=1,
-            processes=True,
-            host=LOOPBACK,
-            dashboard_address=None,
-            local_directory=scratch,
-            silence_logs=50,  # A worker's death is reported as what it did to its item.
-        ) as cluster,
-        Client(cluster) as client,
     ):
-        yield client
+        with _interrupts_left_to_this_thread():
+            cluster = LocalCluster(
+                n_workers=num_workers,
+                threads_per_worker=1,
+                processes=True,
+                host=LOOPBACK,
+                # None would still serve HTTP, on a fixed port that a second run finds taken.
+                dashboard_address=f"{LOOPBACK}:0",
+                local_directory=scratch,
+                silence_logs=50,  # A worker's death is reported as what it did to its item.
+            )
+        with cluster, Client(cluster) as client:
+            yield client
 
 
 @contextmanager
@@ -98,7 +117,8 @@ def run_on_cluster(
     """Each item on a worker, in order of completion.
 
     Two items a worker thread are in flight, so that no worker waits for the client and the client's memory doesn't grow
-    with their number. An item that kills its workers is split and its parts are tried, down to the one that does it.
+    with their number. An item whose workers die is split and its parts are tried, down to the one that does it; what
+    can't be split is tried once more when all else is done, alone.
 
     Args:
         client: connected to the workers.
@@ -113,8 +133,10 @@ def run_on_cluster(
         ClusterError: the scheduler is lost.
     """
     remaining = iter(items)
+    suspects: list[Item] = []
+    alone = False
     of_future: dict[Future, Item] = {}
-    completed = as_completed()
+    completed = as_completed(loop=client.loop)
 
     def submit(some: Iterable[Item]) -> None:
         for item in some:
@@ -125,20 +147,27 @@ def run_on_cluster(
     submit(islice(remaining, 2 * max(1, sum(client.nthreads().values()))))
     for future in completed:
         item = of_future.pop(future)
+        done: Done[Item, Result] | None = None
         try:
-            done: Done[Item, Result] = Done(item, future.result(), None)
+            done = Done(item, future.result(), None)
         except KilledWorker as error:
-            parts = split(item)
-            if parts:
-                submit(parts)
-                continue
-            deaths = WORKER_DEATHS_ALLOWED + 1
-            done = Done(
-                item, None, WorkerDiedError(f"{deaths} worker processes died over it, the last {error.last_worker}")
-            )
+            if parts := split(item):
+                remaining = chain(parts, remaining)
+            elif not alone:
+                # Dask blames every item that the worker had, running or waiting; alone there is no doubt.
+                suspects.append(item)
+            else:
+                deaths = error.allowed_failures + 1
+                died = WorkerDiedError(f"{deaths} worker processes died over it, the last {error.last_worker}")
+                done = Done(item, None, died)
         except CancelledError as error:
             raise ClusterError("the dask scheduler is lost; run the same command again to go on") from error
         except Exception as error:  # Carried to the caller with its item, not swallowed.
             done = Done(item, None, error)
+        future.release()  # Else it is computed again when the worker that has the result dies.
         submit(islice(remaining, 1))
-        yield done
+        alone = bool(suspects) and not of_future
+        if alone:
+            submit([suspects.pop()])
+        if done is not None:
+            yield done

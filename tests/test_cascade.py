@@ -70,9 +70,11 @@ def search(images: UInt8Array, networks: Networks, thresholds: tuple[float, floa
     return detect_faces(torch.from_numpy(images), networks, thresholds, MIN_FACE_PIXELS, FACTOR)
 
 
-def assert_finds_what_facenet_finds(images: UInt8Array, mtcnn: MTCNN, networks: Networks) -> list[int]:
+def assert_finds_what_facenet_finds(
+    images: UInt8Array, mtcnn: MTCNN, networks: Networks, thresholds: tuple[float, float, float] = THRESHOLDS
+) -> list[int]:
     """Compares image by image, in facenet's order; returns how many faces each has."""
-    faces = search(images, networks)
+    faces = search(images, networks, thresholds)
     counts = []
     for number, (boxes, scores, landmarks) in enumerate(zip(*mtcnn.detect(images, landmarks=True), strict=True)):
         mine = faces.image_indices == number
@@ -105,9 +107,20 @@ def test_a_batch_with_none_one_and_several_faces(mtcnn: MTCNN, networks: Network
     assert assert_finds_what_facenet_finds(images, mtcnn, networks) == [0, 1, 3, 2]
 
 
+def test_low_thresholds_leave_the_same_overlapping_boxes(
+    monkeypatch: pytest.MonkeyPatch, mtcnn: MTCNN, networks: Networks
+) -> None:
+    low = (0.3, 0.1, 0.02)
+    monkeypatch.setattr(mtcnn, "thresholds", list(low))
+    images = np.stack([portrait(path, 160, 200) for path in PORTRAITS])
+    counts = assert_finds_what_facenet_finds(images, mtcnn, networks, low)
+    assert min(counts) >= 1
+    assert sum(counts) > len(PORTRAITS), "some of them overlap, but not enough to be one"
+
+
 def test_landmarks_are_eyes_then_nose_then_mouth(networks: Networks) -> None:
-    (left_eye, right_eye, nose, left_mouth, right_mouth) = search(portrait(PORTRAITS[0], 200, 200)[None], networks)\
-        .landmarks[0].tolist()  # fmt: skip
+    faces = search(portrait(PORTRAITS[0], 200, 200)[None], networks)
+    left_eye, right_eye, nose, left_mouth, right_mouth = faces.landmarks[0].tolist()
     assert left_eye[0] < nose[0] < right_eye[0]
     assert left_mouth[0] < nose[0] < right_mouth[0]
     assert max(left_eye[1], right_eye[1]) < nose[1] < min(left_mouth[1], right_mouth[1])
@@ -139,10 +152,8 @@ def test_a_flat_frame_has_no_face(value: int, networks: Networks) -> None:
     assert faces.landmarks.shape == (0, 5, 2)
 
 
-def test_a_box_beyond_the_frame_is_dropped_where_facenet_mixes_up_the_rest(
-    mtcnn: MTCNN, rng: np.random.Generator
-) -> None:
-    """P-net that throws every candidate far out of the picture: R-net has nothing left to look at."""
+def test_candidates_beyond_the_frame_are_dropped(mtcnn: MTCNN, rng: np.random.Generator) -> None:
+    """P-net throws every candidate far out of the picture: R-net has nothing left to look at."""
 
     def pnet(images: Tensor) -> tuple[Tensor, Tensor]:
         offsets, probabilities = mtcnn.pnet(images)
@@ -231,7 +242,7 @@ def test_sums_that_wrap_around_still_give_the_mean(kind: type[Tensor]) -> None:
     images = torch.full((1, 2900, 3000, 3), 255, dtype=torch.uint8).as_subclass(kind)
     integrals = integral_images(images).as_subclass(Tensor)
     assert integrals.min() < 0
-    assert torch.equal(resized(integrals, 3, 3), torch.full((1, 3, 3, 3), WHITE))
+    torch.testing.assert_close(resized(integrals, 3, 3), torch.full((1, 3, 3, 3), WHITE), rtol=0, atol=1e-6)
 
 
 @settings(deadline=None, max_examples=60)

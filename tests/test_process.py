@@ -88,7 +88,11 @@ class Faulty:
 
     def as_method(self) -> Callable[..., Any]:
         """A plain function, which a class binds to its instances."""
-        return lambda *args, **kwargs: self(*args, **kwargs)
+
+        def method(*args: Any, **kwargs: Any) -> Any:
+            return self(*args, **kwargs)
+
+        return method
 
 
 def test_a_moving_face_is_one_track_of_the_whole_video(tmp_path: Path, extract: Callable[..., Extracted]) -> None:
@@ -119,7 +123,7 @@ def test_each_stored_frame_is_that_frame_of_the_video(tmp_path: Path, extract: C
         shown = {i: crop_square(drawn[i], squares[index], 64).astype(int) for i in around}
         difference = {i: float(np.abs(picture - stored).mean()) for i, picture in shown.items()}
         assert min(difference, key=lambda i: difference[i]) == index
-        assert difference[index] < 4, "lossy coding, not another place"
+        assert difference[index] < 6, "lossy coding, not another place"
 
 
 def test_two_people_are_two_faces_and_their_crops_dont_meet(tmp_path: Path, extract: Callable[..., Extracted]) -> None:
@@ -184,7 +188,7 @@ def test_lost_frames_split_the_track_and_are_never_made_up(
     after = done.store.frames(1, 0, 1)[0].astype(int)
     square = np.array(done.store.tracks.to_pylist()[1]["crop_xyxy"][0], np.float32)
     drawn = list(face_frames(100, [Face(speed=(0.3, 0.1))]))
-    assert np.abs(crop_square(drawn[stop], square, 64).astype(int) - after).mean() < 4
+    assert np.abs(crop_square(drawn[stop], square, 64).astype(int) - after).mean() < 6
 
 
 def test_a_rest_beside_a_gap_that_is_no_clip_is_counted(tmp_path: Path, extract: Callable[..., Extracted]) -> None:
@@ -284,6 +288,25 @@ def test_a_commit_that_fails_leaves_no_rows_and_no_frames(
     assert store.partition_names == []
     assert store.videos.num_rows == store.tracks.num_rows == 0
     assert store.files.names("arrays") == []
+
+
+def test_an_interrupt_right_after_the_commit_takes_nothing_away(
+    tmp_path: Path, extract: Callable[..., Extracted], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = StoreFiles.write
+
+    def write_then_interrupt(files: StoreFiles, name: str, data: bytes) -> None:
+        write(files, name, data)
+        if name.startswith("videos"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(StoreFiles, "write", write_then_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        extract(face_video(tmp_path / "one.mp4"))
+
+    store = FaceStore.open(str(tmp_path / "store"))
+    assert store.partition_names == ["part-00000"]
+    assert list(verify_store(store)) == []
 
 
 def test_a_committed_partition_is_left_alone(

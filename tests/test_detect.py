@@ -1,0 +1,338 @@
+"""Finding faces in a video: the ladder, bounded batches, memory that runs out, and results that repeat to the bit."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.config import DetectSettings
+from pipeline.detect import FaceDetector, Rung, Thresholds, VideoDetections, choose_device, retry_ladder
+from pipeline.types import Detections, Frame, UInt8Array
+
+ASSETS = Path(__file__).resolve().parents[1] / "pipeline" / "assets"
+LOW, HIGH = (0.1, 0.2, 0.3), (0.7, 0.8, 0.9)
+WHOLE = Rung(1.0, HIGH)
+
+DetectBatch = Callable[[list[UInt8Array], Thresholds], list[Detections]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def detector() -> FaceDetector:
+    return FaceDetector(DetectSettings(), "cpu")
+
+
+def portrait(name: str, width: int, height: int) -> UInt8Array:
+    rgb = cv2.cvtColor(cv2.imread(str(ASSETS / name)), cv2.COLOR_BGR2RGB)
+    return np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def frame(index: int, rgb: UInt8Array) -> Frame:
+    return Frame(index, index / 30, rgb)
+
+
+def grey_frames(*sizes: tuple[int, int]) -> list[Frame]:
+    """One frame a (width, height); its brightness is its index."""
+    return [frame(i, np.full((height, width, 3), i, np.uint8)) for i, (width, height) in enumerate(sizes)]
+
+
+def box_of_the_whole(rgb: UInt8Array) -> Detections:
+    """A stand-in for a face: the whole frame, with the frame's brightness as score."""
+    height, width = rgb.shape[:2]
+    boxes = np.array([[0, 0, width, height]], np.float32)
+    landmarks = np.tile(np.array([width, height], np.float32), (1, 5, 1))
+    return Detections(boxes, np.array([rgb[0, 0, 0] / 256], np.float32), landmarks)
+
+
+class Search:
+    """Stands in for ``detect_batch`` and remembers what it was called with."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, detector: FaceDetector) -> None:
+        self.batches: list[list[tuple[int, int]]] = []
+        """(width, height) of each frame of each attempt."""
+        self.thresholds: list[Thresholds] = []
+        self.max_frames = self.max_pixels = 10**9
+        """More than that in one batch doesn't fit."""
+        self.error: RuntimeError = torch.OutOfMemoryError("CUDA out of memory")
+        monkeypatch.setattr(detector, "detect_batch", self)
+
+    def __call__(self, frames: list[UInt8Array], thresholds: Thresholds) -> list[Detections]:
+        sizes = [(rgb.shape[1], rgb.shape[0]) for rgb in frames]
+        self.batches.append(sizes)
+        self.thresholds.append(thresholds)
+        if len(frames) > self.max_frames or sum(width * height for width, height in sizes) > self.max_pixels:
+            raise self.error
+        return [box_of_the_whole(rgb) for rgb in frames]
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        return [len(batch) for batch in self.batches]
+
+
+def scores(found: VideoDetections) -> list[float]:
+    return [round(float(score) * 256) for detections in found.detections for score in detections.scores]
+
+
+def test_the_ladder_goes_from_plain_to_larger_to_larger_with_low_thresholds() -> None:
+    settings_ = DetectSettings(long_side_pixels=960, thresholds=HIGH, retry_scale=2.0, retry_thresholds=LOW)
+    assert retry_ladder(settings_, 1920, 1080) == [
+        Rung(0.5, HIGH),
+        Rung(1.0, HIGH),
+        Rung(1.0, LOW, keep_one=True),
+    ]
+    assert retry_ladder(settings_, 1080, 1920) == retry_ladder(settings_, 1920, 1080)
+
+
+def test_the_first_rung_never_enlarges() -> None:
+    assert [rung.scale for rung in retry_ladder(DetectSettings(long_side_pixels=960), 320, 240)] == [1.0, 2.0, 2.0]
+
+
+def test_rungs_can_be_left_out() -> None:
+    assert retry_ladder(DetectSettings(retry_thresholds=None, retry_scale=1), 320, 240) == [Rung(1.0, HIGH)]
+    assert retry_ladder(DetectSettings(retry_thresholds=LOW, retry_scale=1), 320, 240) == [
+        Rung(1.0, HIGH),
+        Rung(1.0, LOW, keep_one=True),
+    ]
+
+
+def test_a_frame_with_a_face_and_one_without(detector: FaceDetector) -> None:
+    frames = [frame(3, portrait("hopper.jpg", 200, 200)), frame(13, np.zeros((200, 200, 3), np.uint8))]
+    found = detector.detect_video(frames, WHOLE)
+    assert found.frame_indices == [3, 13]
+    assert [len(detections) for detections in found.detections] == [1, 0]
+    for detections in found.detections:
+        arrays = (detections.boxes_xyxy, detections.scores, detections.landmarks)
+        assert all(type(array) is np.ndarray and array.dtype == np.float32 for array in arrays)
+    left, top, right, bottom = found.detections[0].boxes_xyxy[0]
+    assert (40 < left < 90, 110 < right < 160) == (True, True)
+    assert (20 < top < 80, 120 < bottom < 180) == (True, True)
+    assert found.scale == 1.0
+    assert found.seconds > 0
+
+
+def test_no_frames_give_nothing(detector: FaceDetector) -> None:
+    assert detector.detect_video([], Rung(0.5, HIGH)) == VideoDetections([], [], 0.5, 0)
+
+
+def test_a_rung_that_keeps_one_keeps_the_best(detector: FaceDetector) -> None:
+    two = np.concatenate([portrait("hopper.jpg", 160, 160), portrait("biden.jpg", 160, 160)], axis=1)
+    both = detector.detect_video([frame(0, two)], WHOLE).detections[0]
+    best = detector.detect_video([frame(0, two)], Rung(1.0, HIGH, keep_one=True)).detections[0]
+    assert len(both) == 2
+    assert both.scores[0] >= both.scores[1]
+    assert len(best) == 1
+    np.testing.assert_array_equal(best.boxes_xyxy, both.boxes_xyxy[:1])
+    np.testing.assert_array_equal(best.landmarks, both.landmarks[:1])
+
+
+def test_the_thresholds_of_the_rung_are_used(monkeypatch: pytest.MonkeyPatch, detector: FaceDetector) -> None:
+    search = Search(monkeypatch, detector)
+    detector.detect_video(grey_frames((40, 40)), Rung(1.0, LOW))
+    assert search.thresholds == [LOW]
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.75, 2.0])
+def test_boxes_are_in_source_pixels_whatever_the_scale(detector: FaceDetector, scale: float) -> None:
+    picture = [frame(0, portrait("hopper.jpg", 437, 473))]
+    plain, scaled = (detector.detect_video(picture, Rung(s, HIGH)).detections[0] for s in (1.0, scale))
+    assert len(plain) == len(scaled) == 1
+    np.testing.assert_allclose(scaled.boxes_xyxy, plain.boxes_xyxy, rtol=0, atol=20)
+    np.testing.assert_allclose(scaled.landmarks, plain.landmarks, rtol=0, atol=20)
+
+
+side = st.integers(1, 90)
+
+
+@settings(deadline=None, max_examples=60)
+@given(side, side, st.floats(0.1, 3.0))
+def test_the_whole_frame_stays_the_whole_frame_whatever_is_rounded(
+    detector: FaceDetector, width: int, height: int, scale: float
+) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        search = Search(monkeypatch, detector)
+        found = detector.detect_video(grey_frames((width, height)), Rung(scale, HIGH)).detections[0]
+    assert search.batches == [[(max(1, round(width * scale)), max(1, round(height * scale)))]]
+    np.testing.assert_allclose(found.boxes_xyxy, [[0, 0, width, height]], rtol=1e-5)
+    np.testing.assert_allclose(found.landmarks, np.tile([width, height], (1, 5, 1)), rtol=1e-5)
+
+
+def test_a_batch_holds_at_most_so_many_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = FaceDetector(DetectSettings(batch_megapixels=0.01), "cpu")
+    search = Search(monkeypatch, detector)
+    found = detector.detect_video(grey_frames(*[(50, 40)] * 12), WHOLE)
+    assert search.batch_sizes == [5, 5, 2]
+    assert scores(found) == list(range(12))
+    search.batches.clear()
+    detector.detect_video(grey_frames(*[(100, 80)] * 12), Rung(0.5, HIGH))
+    assert search.batch_sizes == [5, 5, 2], "the pixels that count are those searched"
+
+
+def test_a_frame_above_the_limit_is_searched_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = FaceDetector(DetectSettings(batch_megapixels=0.001), "cpu")
+    search = Search(monkeypatch, detector)
+    detector.detect_video(grey_frames(*[(50, 40)] * 3), WHOLE)
+    assert search.batch_sizes == [1, 1, 1]
+
+
+def test_frames_of_another_size_begin_another_batch(monkeypatch: pytest.MonkeyPatch, detector: FaceDetector) -> None:
+    search = Search(monkeypatch, detector)
+    found = detector.detect_video(grey_frames((50, 40), (50, 40), (40, 50), (40, 50), (50, 40)), WHOLE)
+    assert search.batches == [[(50, 40)] * 2, [(40, 50)] * 2, [(50, 40)]]
+    assert scores(found) == [0, 1, 2, 3, 4]
+
+
+def test_threads_change_nothing_not_even_a_bit() -> None:
+    names = ["hopper.jpg", "biden.jpg", "collins.jpg", "obama_1.jpg", "obama_2.jpg"]
+    frames = [frame(10 * i, portrait(name, 150, 150)) for i, name in enumerate(names * 2)]
+    few_pixels = DetectSettings(batch_megapixels=0.05)
+    once, *others = (FaceDetector(few_pixels, "cpu", threads).detect_video(frames, WHOLE) for threads in (1, 2, 3))
+    assert once.frame_indices == list(range(0, 100, 10))
+    assert [len(detections) for detections in once.detections] == [1] * 10
+    for other in others:
+        assert other.frame_indices == once.frame_indices
+        for a, b in zip(once.detections, other.detections, strict=True):
+            assert a.boxes_xyxy.tobytes() == b.boxes_xyxy.tobytes()
+            assert a.scores.tobytes() == b.scores.tobytes()
+            assert a.landmarks.tobytes() == b.landmarks.tobytes()
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3])
+def test_the_number_of_frames_in_memory_does_not_grow(monkeypatch: pytest.MonkeyPatch, num_threads: int) -> None:
+    """The search of frame i ends only once as many frames were taken ahead as ever may be, in the worst order."""
+    detector = FaceDetector(DetectSettings(batch_megapixels=0.0001), "cpu", num_threads)
+    ahead, num_frames = num_threads + 2, 60
+    alive: list[weakref.ref[UInt8Array]] = []
+    most_alive = 0
+    progress = threading.Condition()
+    num_taken = 0
+
+    def frames() -> Iterator[Frame]:
+        nonlocal num_taken, most_alive
+        for i in range(num_frames):
+            rgb = np.full((16, 16, 3), i, np.uint8)
+            alive.append(weakref.ref(rgb))
+            most_alive = max(most_alive, sum(ref() is not None for ref in alive))
+            with progress:
+                num_taken += 1
+                progress.notify_all()
+            yield frame(i, rgb)
+            del rgb
+
+    def search(batch: list[UInt8Array], _thresholds: Thresholds) -> list[Detections]:
+        wanted = min(int(batch[0][0, 0, 0]) + ahead, num_frames)
+        with progress:
+            assert progress.wait_for(lambda: num_taken >= wanted, timeout=20), "the search waits for frames to come"
+        return [box_of_the_whole(rgb) for rgb in batch]
+
+    monkeypatch.setattr(detector, "detect_batch", search)
+    found = detector.detect_video(frames(), WHOLE)
+    assert scores(found) == list(range(num_frames))
+    assert most_alive <= ahead + 1
+
+
+def test_when_memory_runs_out_the_batch_is_halved_until_it_fits(
+    monkeypatch: pytest.MonkeyPatch, detector: FaceDetector
+) -> None:
+    search = Search(monkeypatch, detector)
+    search.max_frames = 2
+    found = detector.detect_video(grey_frames(*[(50, 40)] * 7), WHOLE)
+    assert search.batch_sizes == [7, 3, 1, 2, 4, 2, 2]
+    assert found.frame_indices == list(range(7))
+    assert scores(found) == list(range(7))
+    assert found.scale == 1.0
+
+
+def test_a_frame_that_does_not_fit_alone_is_searched_at_half_its_size(
+    monkeypatch: pytest.MonkeyPatch, detector: FaceDetector
+) -> None:
+    search = Search(monkeypatch, detector)
+    search.max_pixels = 100 * 80
+    found = detector.detect_video(grey_frames((100, 80), (400, 320), (202, 160)), Rung(0.75, HIGH))
+    assert search.batches == [[(75, 60)], [(300, 240)], [(150, 120)], [(75, 60)], [(152, 120)], [(76, 60)]]
+    assert found.scale == 0.75 / 4, "the smallest scale that was used is recorded"
+    assert scores(found) == [0, 1, 2]
+    for detections, (width, height) in zip(found.detections, [(100, 80), (400, 320), (202, 160)], strict=True):
+        np.testing.assert_allclose(detections.boxes_xyxy, [[0, 0, width, height]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_threads", [1, 2])
+def test_when_nothing_fits_the_error_goes_up_and_the_detector_lives_on(num_threads: int) -> None:
+    detector = FaceDetector(DetectSettings(), "cpu", num_threads)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        search = Search(monkeypatch, detector)
+        search.max_pixels = 0
+        with pytest.raises(torch.OutOfMemoryError):
+            detector.detect_video(grey_frames((300, 128)), WHOLE)
+        assert search.batches == [[(300, 128)], [(150, 64)], [(75, 32)]]
+    found = detector.detect_video([frame(0, portrait("biden.jpg", 200, 200))], WHOLE)
+    assert [len(detections) for detections in found.detections] == [1]
+
+
+def test_another_error_is_no_reason_to_try_again(monkeypatch: pytest.MonkeyPatch, detector: FaceDetector) -> None:
+    search = Search(monkeypatch, detector)
+    search.max_frames, search.error = 0, RuntimeError("expected scalar type Float but found Half")
+    with pytest.raises(RuntimeError, match="expected scalar type"):
+        detector.detect_video(grey_frames(*[(50, 40)] * 4), WHOLE)
+    assert search.batch_sizes == [4]
+
+
+def test_the_message_of_the_cpu_allocator_means_out_of_memory(
+    monkeypatch: pytest.MonkeyPatch, detector: FaceDetector
+) -> None:
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(2**60, dtype=torch.uint8, device="cpu")
+    search = Search(monkeypatch, detector)
+    search.max_frames, search.error = 2, raised.value
+    assert scores(detector.detect_video(grey_frames(*[(50, 40)] * 4), WHOLE)) == [0, 1, 2, 3]
+    assert search.batch_sizes == [4, 2, 2]
+
+
+def test_what_ran_out_of_memory_is_told(
+    monkeypatch: pytest.MonkeyPatch, detector: FaceDetector, caplog: pytest.LogCaptureFixture
+) -> None:
+    Search(monkeypatch, detector).max_frames = 1
+    detector.detect_video(grey_frames((50, 40), (50, 40)), WHOLE)
+    assert [record.getMessage() for record in caplog.records] == [
+        "out of memory on 2 frames of (40, 50, 3); trying less"
+    ]
+
+
+def test_cuda_where_there_is_none_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == choose_device("cpu") == "cpu"
+    with pytest.raises(ValueError, match=r"no CUDA device here; use --device cpu or auto"):
+        choose_device("cuda")
+
+
+def test_auto_takes_cuda_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device("auto") == choose_device("cuda") == "cuda"
+    assert choose_device("cpu") == "cpu"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device here")
+def test_cuda_finds_what_the_cpu_finds() -> None:
+    two = np.concatenate([portrait("hopper.jpg", 240, 200), portrait("obama_1.jpg", 240, 200)], axis=1)
+    frames = [frame(0, two), frame(10, np.zeros_like(two)), frame(20, two[:, ::-1].copy())]
+    on_cpu, on_cuda = (FaceDetector(DetectSettings(), device).detect_video(frames, WHOLE) for device in ("cpu", "cuda"))
+    assert [len(detections) for detections in on_cuda.detections] == [2, 0, 2]
+    for a, b in zip(on_cpu.detections, on_cuda.detections, strict=True):
+        np.testing.assert_allclose(b.boxes_xyxy, a.boxes_xyxy, rtol=0, atol=1)
+        np.testing.assert_allclose(b.landmarks, a.landmarks, rtol=0, atol=1)
+        np.testing.assert_allclose(b.scores, a.scores, rtol=0, atol=0.01)
