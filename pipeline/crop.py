@@ -77,6 +77,8 @@ def crop_square(rgb: UInt8Array, square_xyxy: Float32Array, size: int) -> UInt8A
     left, top, right, bottom = int(x1), int(y1), int(x2), int(y2)
     height, width = rgb.shape[:2]
     inside = rgb[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
+    if not inside.size:
+        return np.zeros((size, size, 3), np.uint8)
     beyond = (max(-top, 0), max(bottom - height, 0), max(-left, 0), max(right - width, 0))
     if any(beyond):
         inside = cv2.copyMakeBorder(inside, *beyond, cv2.BORDER_CONSTANT, value=(0, 0, 0))

@@ -79,9 +79,9 @@ def choose_device(device: Device) -> str:
     return device
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
     """CUDA has a type of its own for it; the CPU allocator only a message."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 def _scaled(rgb: UInt8Array, scale: float) -> UInt8Array:
@@ -169,7 +169,7 @@ class FaceDetector:
         started = perf_counter()
         try:
             detections = self.detect_batch([shrunk.rgb for shrunk in batch], rung.thresholds)
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error) or (len(batch) == 1 and not batch[0].can_be_halved):
                 raise
             logger.warning("out of memory on %d frames of %s; trying less", len(batch), batch[0].rgb.shape)

@@ -90,6 +90,13 @@ def test_a_camera_that_moves_and_a_light_that_comes_on_are_no_cut() -> None:
     assert cuts(*panned, *brightened) == {}
 
 
+def test_a_small_thing_that_moves_before_a_plain_wall_is_no_cut() -> None:
+    walls = [np.full((240, 320, 3), 180, np.uint8) for _ in range(2)]
+    walls[0][100:128, 100:128] = walls[1][100:128, 140:168] = 60
+    assert similarity(*(thumbnail(wall) for wall in walls)) < 0.5
+    assert cuts(*walls) == {}
+
+
 def test_the_first_frame_is_no_cut() -> None:
     assert cuts(scenery(1)) == {}
     assert cuts() == {}
