@@ -162,13 +162,14 @@ def _refined(boxes: Tensor, offsets: Tensor) -> Tensor:
     return boxes + offsets * (boxes[:, 2:] - boxes[:, :2] + 1).repeat(1, 2)
 
 
-def _corners(boxes: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Boxes as half-open pixel ranges clipped to the image, int64 (K, 4), and which of them are not empty."""
+def _inside(image_indices: Tensor, boxes: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The boxes that show some of the image, with their image indices and as pixel ranges: int64 (K, 4), half-open."""
     whole = boxes.trunc().long()
     corners = torch.cat(
         [whole[:, :2].clamp(min=1) - 1, torch.minimum(whole[:, 2:], whole.new_tensor([width, height]))], 1
     )
-    return corners, (corners[:, 2:] > corners[:, :2]).all(1)
+    shown = (corners[:, 2:] > corners[:, :2]).all(1)
+    return image_indices[shown], boxes[shown], corners[shown]
 
 
 def _suppress_nested(image_indices: Tensor, boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
@@ -215,9 +216,7 @@ def detect_faces(
     integrals = integral_images(images)
     image_indices, boxes = _propose(integrals, networks.pnet, thresholds[0], scales)
 
-    boxes = _squared(boxes)
-    corners, usable = _corners(boxes, height, width)
-    image_indices, boxes, corners = image_indices[usable], boxes[usable], corners[usable]
+    image_indices, boxes, corners = _inside(image_indices, _squared(boxes), height, width)
     if not len(boxes):
         return none
     offsets, probabilities = networks.rnet(cropped(integrals, image_indices, corners, RNET_INPUT_PIXELS))
@@ -230,9 +229,8 @@ def detect_faces(
     )
     keep = batched_nms(boxes, scores, image_indices, 0.7)
 
-    image_indices, boxes = image_indices[keep], _squared(_refined(boxes[keep], offsets[keep]))
-    corners, usable = _corners(boxes, height, width)
-    image_indices, boxes, corners = image_indices[usable], boxes[usable], corners[usable]
+    boxes = _squared(_refined(boxes[keep], offsets[keep]))
+    image_indices, boxes, corners = _inside(image_indices[keep], boxes, height, width)
     if not len(boxes):
         return none
     offsets, points, probabilities = networks.onet(cropped(integrals, image_indices, corners, ONET_INPUT_PIXELS))

@@ -126,11 +126,9 @@ def interpolate(frames: Sequence[int], values: Float32Array) -> Float32Array:
     after = np.minimum(before + 1, len(known) - 1)
     span = np.maximum(known[after] - known[before], 1)
     weight = ((wanted - known[before]) / span).reshape(-1, *[1] * (values.ndim - 1))
+    # In float64, so that rounding to float32 can't step over an end.
     low, high = values[before].astype(np.float64), values[after].astype(np.float64)
-    between = (low + (high - low) * weight).astype(np.float32)
-    # Rounding may step over an end by one unit in the last place.
-    lower, upper = np.minimum(values[before], values[after]), np.maximum(values[before], values[after])
-    return np.asarray(np.clip(between, lower, upper), np.float32)
+    return np.asarray(low + (high - low) * weight, np.float32)
 
 
 def _dense(chain: _Chain, face_id: int) -> Track:
