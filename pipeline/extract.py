@@ -166,7 +166,8 @@ def _run(job: _Job) -> None:
         store_url=job.store,
         settings=job.settings,
         device=job.device,
-        num_threads=threads_per_worker(job.workers),
+        # What else runs on a machine of somebody's cluster is not known here.
+        num_threads=1 if job.scheduler else threads_per_worker(job.workers),
     )
     faces = failures = 0
     with tqdm(total=len(job.pending), unit=" videos", dynamic_ncols=True) as bar:
