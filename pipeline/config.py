@@ -36,7 +36,7 @@ class DetectSettings(_Section):
     """Every n-th frame is searched, and the last one; boxes in between are interpolated."""
     long_side_pixels: int = Field(960, ge=32)
     """Frames are shrunk to this for detection, never enlarged on the first rung of the ladder."""
-    min_face_pixels: int = Field(24, ge=12)
+    min_face_pixels: int = Field(20, ge=12)
     """Smallest face searched for, in pixels of the shrunk frame."""
     thresholds: Thresholds = (0.7, 0.8, 0.9)
     """Least score to pass the P-, R- and O-net."""
