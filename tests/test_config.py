@@ -15,7 +15,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "detect": {
         "every_n_frames": 5,
         "long_side_pixels": 640,
-        "min_face_pixels": 20,
+        "min_face_pixels": 24,
         "thresholds": [0.6, 0.7, 0.7],
         "pyramid_factor": 0.8,
         "retry_scale": 1.5,
