@@ -33,21 +33,23 @@ class RunFailedError(click.ClickException):
 
 @contextmanager
 def plain_errors(debug: bool) -> Iterator[None]:
-    """Known errors end the command with one message; ``debug`` adds the traceback."""
+    """Errors end the command with one message and an exit code; ``debug`` adds the traceback."""
     try:
         yield
     except KeyboardInterrupt:
         raise SystemExit(EXIT_INTERRUPTED) from None
-    except (*_BAD_INPUT, RunFailedError) as error:
+    except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+        raise  # click's own business; a RunFailedError is one of them, too.
+    except Exception as error:  # The boundary of a command: libraries behind a URL raise errors of all kinds.
         if debug:
             traceback.print_exc()
-        if isinstance(error, RunFailedError):
-            raise
         if isinstance(error, StoreWriteError):
             raise RunFailedError(
                 f"{error}; what is committed is safe: mend that and run the same command again"
             ) from error
-        raise BadInputError(str(error)) from error
+        if isinstance(error, _BAD_INPUT):
+            raise BadInputError(str(error)) from error
+        raise RunFailedError(f"{type(error).__name__}: {error} (--debug shows where this came from)") from error
 
 
 def printable(text: str) -> str:

@@ -166,7 +166,8 @@ def load_settings(path: str | Path) -> Settings:
     try:
         document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"settings can't be read: {error}; give another file with --params") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"settings can't be read from {path}: {reason}; give another file with --params") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     return parse_settings(document, str(path))

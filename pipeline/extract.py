@@ -231,7 +231,7 @@ def _stop(_signal: int, _frame: object) -> None:
 @click.option("--workers", type=click.IntRange(min=0), help="Processes; 0: in this one. Default: one a core or GPU.")
 @click.option("--scheduler", metavar="ADDRESS", help="A running dask scheduler, tcp://host:port.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N videos of the index.")
+@click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N videos, sorted by name.")
 @click.option("--retry-failed", is_flag=True, help="Also do again what ended in decode_error or failed.")
 @click.option("--max-failures", type=click.IntRange(min=0), metavar="N", help="More failures than this: exit code 3.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and write nothing.")
@@ -283,11 +283,13 @@ def main(
         try:
             _run(job)
         except KeyboardInterrupt:
-            click.echo("interrupted; what is committed stays, the same command goes on from there", err=True)
+            num_done = FaceStore.open(job.store).read_table("videos", ["video_id"]).num_rows
+            click.echo(f"interrupted; {num_done} videos are committed, the same command goes on from there", err=True)
             raise SystemExit(EXIT_INTERRUPTED) from None
         except ClusterError as error:
             raise RunFailedError(str(error)) from error
         num_failures = _report(job)
+        click.echo("seconds: spent by workers; bytes: of the videos")
         click.echo(f"{len(job.pending)} videos in {perf_counter() - started:.1f} s, {job.num_done} were done before")
     if max_failures is not None and num_failures > max_failures:
         click.echo(f"{num_failures} failures, more than the {max_failures} allowed", err=True)

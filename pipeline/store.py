@@ -123,6 +123,8 @@ class FaceStore:
             name, row_start, row_stop = str(track["array"]), int(track["row_start"]), int(track["row_stop"])
         else:
             names, starts, stops = self._placements
+            if not 0 <= track < len(names):
+                raise IndexError(f"there is no track {track}: the store has {len(names)}, counted from 0")
             name, row_start, row_stop = names[track].as_py(), int(starts[track]), int(stops[track])
         length = row_stop - row_start
         stop = length if stop is None else stop

@@ -143,7 +143,7 @@ def test_broken_yaml_is_told_with_file_and_line(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_told_with_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"can't be read: .*nowhere\.yaml.*--params"):
+    with pytest.raises(ConfigError, match=r"can't be read from .*nowhere\.yaml.*--params"):
         load_settings(tmp_path / "nowhere.yaml")
 
 
