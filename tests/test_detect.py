@@ -121,7 +121,7 @@ def test_a_frame_with_a_face_and_one_without(detector: FaceDetector) -> None:
         assert all(type(array) is np.ndarray and array.dtype == np.float32 for array in arrays)
     left, top, right, bottom = found.detections[0].boxes_xyxy[0]
     assert (40 < left < 90, 110 < right < 160) == (True, True)
-    assert (20 < top < 80, 120 < bottom < 180) == (True, True)
+    assert (20 < top < 80, 110 < bottom < 180) == (True, True)
     assert found.scale == 1.0
     assert found.seconds > 0
 
