@@ -1,7 +1,7 @@
 """The MTCNN cascade over its three networks: a pyramid of proposals, refined, then judged with landmarks. Torch only.
 
 Zhang et al. 2016, "Joint Face Detection and Alignment using Multi-task Cascaded Convolutional Networks". Gives the
-boxes that facenet-pytorch's ``MTCNN.detect`` gives, about three times faster on a CPU and without its failures on small
+boxes that facenet-pytorch's ``MTCNN.detect`` gives, faster on a CPU and without its failures on small
 frames, degenerate boxes and many candidates. Its time goes into area pooling: of the whole frame for each level, and of
 each candidate in a Python loop. A mean over any rectangle is four look-ups in an integral image (Crow 1984), so here
 one integral image a frame serves all levels and, in one gather, all candidates; and sums of integers are exact.

@@ -18,7 +18,7 @@ from pipeline.cli import plain_errors
 )
 @click.option("--debug", is_flag=True, help="Show where in the code an error came from.")
 def main(videos: str, out: str, labels: str | None, debug: bool) -> None:
-    """Lists the videos below VIDEOS with their labels and leak-free groups in OUT.parquet.
+    """Lists the videos below VIDEOS with their labels and groups in OUT.parquet.
 
     VIDEOS is a folder (searched through), one video, a quoted glob, or an index. Without --labels, every DFDC
     metadata.json found is read, and the folder layouts of FaceForensics++ and Celeb-DF are recognised.
