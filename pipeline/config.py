@@ -34,6 +34,9 @@ class DetectSettings(_Section):
 
     every_n_frames: int = Field(10, ge=1)
     """Every n-th frame is searched, and the last one; boxes in between are interpolated."""
+    whole_frame_every: int = Field(3, ge=1)
+    """Of the frames that are searched, every n-th is searched everywhere; the others only around the faces of those
+    before and after. Together no more than ``track.min_frames``: then every face that stays that long is met."""
     long_side_pixels: int = Field(960, ge=32)
     """Frames are shrunk to this for detection, never enlarged on the first rung of the ladder."""
     min_face_pixels: int = Field(20, ge=12)

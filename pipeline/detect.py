@@ -21,7 +21,7 @@ from facenet_pytorch import MTCNN
 
 from pipeline.cascade import Faces, Networks, detect_faces
 from pipeline.config import DetectSettings
-from pipeline.types import Detections, Frame, UInt8Array
+from pipeline.types import Detections, Float32Array, Frame, UInt8Array
 
 logger = logging.getLogger(__name__)
 
@@ -110,38 +110,74 @@ class FaceDetector:
         self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="detect")
         self.num_threads = num_threads
 
-    def detect_batch(self, frames: list[UInt8Array], thresholds: Thresholds | None = None) -> list[Detections]:
+    def detect_batch(
+        self,
+        frames: list[UInt8Array],
+        thresholds: Thresholds | None = None,
+        near_xyxy: list[Float32Array] | None = None,
+    ) -> list[Detections]:
         """Faces of equally large frames, searched at their own size.
 
         Args:
             frames: uint8 (H, W, 3) RGB each.
             thresholds: of the three networks; the settings' by default.
+            near_xyxy: for each frame, float32 (K, 4), its pixels: only faces about there are searched for. None:
+                everywhere.
 
         Raises:
             torch.OutOfMemoryError: or a RuntimeError of the CPU's allocator.
         """
+        near = None
+        if near_xyxy is not None:
+            of_frame = np.repeat(np.arange(len(frames)), [len(boxes) for boxes in near_xyxy])
+            near = (
+                torch.from_numpy(of_frame).to(self.device),
+                torch.from_numpy(np.concatenate(near_xyxy)).to(self.device),
+            )
         faces = detect_faces(
             torch.from_numpy(np.stack(frames)).to(self.device),
             self._networks,
             thresholds or self.settings.thresholds,
             self.settings.min_face_pixels,
             self.settings.pyramid_factor,
+            near,
         )
         return _split_by_image(faces, len(frames))
 
     def detect_video(self, frames: Iterable[Frame], rung: Rung) -> VideoDetections:
         """Faces of the given frames of one video, in pixels of the video.
 
-        Memory: the shrunk frames of a batch a thread, and of two more. Out of memory: the batch is halved, down to one
-        frame; a frame that doesn't fit alone is searched at half its size, and again, before the error goes up.
+        Every n-th of the frames is searched everywhere (``whole_frame_every``), and the last one. Those in between are
+        searched around the faces found before and after them: a face that stays for n frames is in one that was
+        searched whole.
+
+        Memory: the shrunk frames of two batches a thread, and of four more. Out of memory: the batch is halved, down to
+        one frame; a frame that doesn't fit alone is searched at half its size, and again, before the error goes up.
         """
-        results = _map_in_order(
-            self._threads,
-            lambda batch: self._search(batch, rung),
-            self._batches(frames, rung.scale),
-            self.num_threads + 1,
-        )
-        found = [one for batch in results for one in batch]
+        found: list[_Found] = []
+
+        def searched(batch: list[_Shrunk]) -> list[_Found]:
+            return self._search(batch, rung)
+
+        def searched_whole(batch: list[_Span]) -> tuple[list[_Span], list[_Found]]:
+            return batch, searched([span.whole for span in batch])
+
+        def searched_near() -> Iterator[list[_Shrunk]]:
+            waiting: list[_Shrunk] = []
+            before = Detections.empty()
+            for batch, whole in self._in_order(searched_whole, self._batches(frames, rung.scale)):
+                found.extend(whole)
+                ready: list[_Shrunk] = []
+                for span, one in zip(batch, whole, strict=True):
+                    near = np.concatenate([before.boxes_xyxy, one.detections.boxes_xyxy])
+                    ready += [frame.near(near) for frame in waiting]
+                    waiting, before = span.between, one.detections
+                if ready:
+                    yield ready
+
+        for between in self._in_order(searched, searched_near()):
+            found.extend(between)
+        found.sort(key=lambda one: one.frame_index)
         return VideoDetections(
             [one.frame_index for one in found],
             [one.detections for one in found],
@@ -149,26 +185,26 @@ class FaceDetector:
             sum(one.seconds for one in found),
         )
 
-    def _batches(self, frames: Iterable[Frame], scale: float) -> Iterator[list[_Shrunk]]:
-        batch: list[_Shrunk] = []
+    def _in_order(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+        return _map_in_order(self._threads, function, items, self.num_threads + 1)
+
+    def _batches(self, frames: Iterable[Frame], scale: float) -> Iterator[list[_Span]]:
+        batch: list[_Span] = []
         pixels = 0
-        for frame in frames:
-            height, width = frame.rgb.shape[:2]
-            shrunk = _Shrunk(frame.index, width, height, scale, _scaled(frame.rgb, scale))
-            frame_pixels = shrunk.rgb.shape[0] * shrunk.rgb.shape[1]
-            full = pixels + frame_pixels > self.settings.batch_megapixels * 1e6
-            if batch and (full or shrunk.rgb.shape != batch[0].rgb.shape):
+        for span in _spans((_shrunk(frame, scale) for frame in frames), self.settings.whole_frame_every):
+            if batch and pixels + span.num_pixels > self.settings.batch_megapixels * 1e6:
                 yield batch
                 batch, pixels = [], 0
-            batch.append(shrunk)
-            pixels += frame_pixels
+            batch.append(span)
+            pixels += span.num_pixels
         if batch:
             yield batch
 
     def _search(self, batch: list[_Shrunk], rung: Rung) -> list[_Found]:
         started = perf_counter()
         try:
-            detections = self.detect_batch([shrunk.rgb for shrunk in batch], rung.thresholds)
+            near_xyxy = [shrunk.near_xyxy for shrunk in batch if shrunk.near_xyxy is not None]
+            detections = self.detect_batch([shrunk.rgb for shrunk in batch], rung.thresholds, near_xyxy or None)
         except (RuntimeError, MemoryError) as error:
             if not _is_out_of_memory(error) or (len(batch) == 1 and not batch[0].can_be_halved):
                 raise
@@ -197,13 +233,58 @@ class _Shrunk:
     source_height: int
     scale: float
     rgb: UInt8Array
+    near_xyxy: Float32Array | None = None
+    """Where to search, in its own pixels; None: everywhere."""
+
+    @property
+    def ratio(self) -> Float32Array:
+        """Source size over own size, as it really is after rounding: float32 (2,), x and y."""
+        height, width = self.rgb.shape[:2]
+        return np.array([self.source_width / width, self.source_height / height], np.float32)
+
+    def near(self, boxes_xyxy: Float32Array) -> _Shrunk:
+        """The same, to be searched around boxes in source pixels."""
+        return replace(self, near_xyxy=np.asarray(boxes_xyxy / np.tile(self.ratio, 2), np.float32))
 
     @property
     def can_be_halved(self) -> bool:
         return bool(min(self.rgb.shape[:2]) >= 64)
 
     def halved(self) -> _Shrunk:
-        return replace(self, scale=self.scale / 2, rgb=_scaled(self.rgb, 0.5))
+        half = replace(self, scale=self.scale / 2, rgb=_scaled(self.rgb, 0.5))
+        return half if self.near_xyxy is None else half.near(self.near_xyxy * np.tile(self.ratio, 2))
+
+
+def _shrunk(frame: Frame, scale: float) -> _Shrunk:
+    height, width = frame.rgb.shape[:2]
+    return _Shrunk(frame.index, width, height, scale, _scaled(frame.rgb, scale))
+
+
+@dataclass(frozen=True)
+class _Span:
+    """A frame to be searched everywhere, and those up to the next such frame."""
+
+    whole: _Shrunk
+    between: list[_Shrunk]
+
+    @property
+    def num_pixels(self) -> int:
+        return sum(frame.rgb.shape[0] * frame.rgb.shape[1] for frame in (self.whole, *self.between))
+
+
+def _spans(frames: Iterable[_Shrunk], every: int) -> Iterator[_Span]:
+    """All the frames; the last one is a span of its own."""
+    span: list[_Shrunk] = []
+    for frame in frames:
+        if len(span) == every:
+            yield _Span(span[0], span[1:])
+            span = []
+        span.append(frame)
+    if span:
+        *others, last = span
+        if others:
+            yield _Span(others[0], others[1:])
+        yield _Span(last, [])
 
 
 @dataclass(frozen=True)
@@ -216,12 +297,10 @@ class _Found:
 
 def _in_source_pixels(found: Detections, shrunk: _Shrunk, keep_one: bool) -> Detections:
     """Undo the shrinking, by the sizes it really had after rounding."""
-    height, width = shrunk.rgb.shape[:2]
-    ratio = np.array([shrunk.source_width / width, shrunk.source_height / height], np.float32)
     kept = slice(0, 1 if keep_one else None)
     return Detections(
-        found.boxes_xyxy[kept] * np.tile(ratio, 2), found.scores[kept], found.landmarks[kept] * ratio
-    )  # fmt: skip
+        found.boxes_xyxy[kept] * np.tile(shrunk.ratio, 2), found.scores[kept], found.landmarks[kept] * shrunk.ratio
+    )
 
 
 def _split_by_image(faces: Faces, num_images: int) -> list[Detections]:

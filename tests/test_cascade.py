@@ -19,6 +19,8 @@ from torch.nn.functional import interpolate
 from pipeline.cascade import (
     Faces,
     Networks,
+    _propose,
+    _propose_near,
     _suppress_nested,
     cropped,
     detect_faces,
@@ -170,6 +172,72 @@ def test_boxes_turned_inside_out_are_dropped(mtcnn: MTCNN, rng: np.random.Genera
 
     turned = Networks(mtcnn.pnet, mtcnn.rnet, onet)
     assert len(search(noise(rng, 1, 60, 60, 3), turned, (0.0, 0.0, 0.5)).scores) == 0
+
+
+def search_near(images: UInt8Array, near: list[tuple[int, list[float]]], networks: Networks) -> Faces:
+    image_indices = torch.tensor([image for image, _ in near], dtype=torch.long)
+    boxes = torch.tensor([box for _, box in near]).reshape(-1, 4)
+    return detect_faces(
+        torch.from_numpy(images), networks, THRESHOLDS, MIN_FACE_PIXELS, FACTOR, (image_indices, boxes)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("path", PORTRAITS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(("width", "height"), [(97, 97), (220, 170), (120, 241), (333, 300)])
+@pytest.mark.parametrize(("shift", "zoom"), [(0.0, 1.0), (0.25, 1.0), (-0.25, 1.0), (0.0, 1.4), (0.0, 0.7)])
+def test_near_where_a_face_was_the_same_face_is_found(
+    path: Path, width: int, height: int, shift: float, zoom: float, networks: Networks
+) -> None:
+    image = portrait(path, width, height)[None]
+    everywhere = search(image, networks)
+    x1, y1, x2, y2 = everywhere.boxes_xyxy[0].tolist()
+    x, y, half_w, half_h = (x1 + x2) / 2, (y1 + y2) / 2, (x2 - x1) / 2 * zoom, (y2 - y1) / 2 * zoom
+    x, y = x + shift * half_w * 2, y + shift * half_h * 2
+    near = search_near(image, [(0, [x - half_w, y - half_h, x + half_w, y + half_h])], networks)
+    torch.testing.assert_close(near.boxes_xyxy, everywhere.boxes_xyxy, rtol=0, atol=0.12 * (x2 - x1))
+    if not shift and zoom == 1.0:
+        torch.testing.assert_close(near.boxes_xyxy, everywhere.boxes_xyxy, rtol=0, atol=0.05)
+        torch.testing.assert_close(near.scores, everywhere.scores, rtol=0, atol=1e-3)
+        torch.testing.assert_close(near.landmarks, everywhere.landmarks, rtol=0, atol=0.05)
+
+
+def test_only_near_the_given_boxes_and_in_their_images(networks: Networks) -> None:
+    images = np.zeros((3, 300, 600, 3), np.uint8)
+    for image in images:
+        image[:150, :150] = portrait(PORTRAITS[0], 150, 150)
+        image[150:, 450:] = portrait(PORTRAITS[1], 150, 150)
+    first, second = ([x + 40, y + 30, x + 110, y + 120] for x, y in ((0.0, 0.0), (450.0, 150.0)))
+    found = search_near(images, [(2, first), (0, second), (2, first), (2, second)], networks)
+    assert found.image_indices.tolist() == [0, 2, 2]
+    assert found.boxes_xyxy[0, 0] > 450
+    assert sorted(found.boxes_xyxy[1:, 0] > 450) == [False, True]
+    nowhere = search_near(images, [(1, [300.0, 0.0, 370.0, 90.0]), (1, [5000.0, -900.0, 5070.0, -830.0])], networks)
+    assert len(nowhere.scores) == 0
+    assert len(search_near(images, [], networks).scores) == 0
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.data(), st.tuples(st.integers(24, 130), st.integers(24, 130)))
+def test_a_window_has_the_cells_that_the_whole_level_has(
+    networks: Networks, data: st.DataObject, shape: tuple[int, int]
+) -> None:
+    height, width = shape
+    image = noise(np.random.default_rng(data.draw(st.integers(0, 99))), 1, *shape, 3)
+    image = cv2.GaussianBlur(image[0], (0, 0), 3)[None]
+    integrals = integral_images(torch.from_numpy(image))
+    scales = pyramid_scales(height, width, MIN_FACE_PIXELS, FACTOR)
+    face = data.draw(st.floats(10, 140))
+    x, y = data.draw(st.floats(0, width)), data.draw(st.floats(0, height))
+    box = torch.tensor([[x - face / 2, y - face / 2, x + face / 2, y + face / 2]])
+    with pytest.MonkeyPatch.context() as monkeypatch, torch.inference_mode():
+        monkeypatch.setattr("pipeline.cascade.batched_nms", lambda boxes, *_: torch.arange(len(boxes)))
+        _, everywhere = _propose(integrals, networks.pnet, 0.0, scales)
+        _, near = _propose_near(integrals, networks.pnet, 0.0, scales, torch.tensor([0]), box)
+    distance = (near[:, None] - everywhere[None]).abs().amax(2)
+    assert len(near) > 0
+    # At the end of a level of odd size the pooling sees one pixel less there than in a window.
+    inner = (near[:, 2] < 0.8 * width) & (near[:, 3] < 0.8 * height)
+    assert not inner.any() or distance.amin(1)[inner].max() < 0.01
 
 
 @pytest.mark.parametrize(("height", "width", "expected"), [(24, 80, 1), (23, 80, 0), (48, 48, 3)])

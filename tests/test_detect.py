@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -16,13 +17,13 @@ from hypothesis import strategies as st
 
 from pipeline.config import DetectSettings
 from pipeline.detect import FaceDetector, Rung, Thresholds, VideoDetections, choose_device, retry_ladder
-from pipeline.types import Detections, Frame, UInt8Array
+from pipeline.types import Detections, Float32Array, Frame, UInt8Array
 
 ASSETS = Path(__file__).resolve().parents[1] / "pipeline" / "assets"
 LOW, HIGH = (0.1, 0.2, 0.3), (0.7, 0.8, 0.9)
 WHOLE = Rung(1.0, HIGH)
-
-DetectBatch = Callable[[list[UInt8Array], Thresholds], list[Detections]]
+EVERYWHERE = DetectSettings(whole_frame_every=1)
+"""Each frame is searched everywhere, for tests of other things."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -35,7 +36,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def detector() -> FaceDetector:
-    return FaceDetector(DetectSettings(), "cpu")
+    return FaceDetector(EVERYWHERE, "cpu")
 
 
 def portrait(name: str, width: int, height: int) -> UInt8Array:
@@ -66,15 +67,20 @@ class Search:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, detector: FaceDetector) -> None:
         self.batches: list[list[tuple[int, int]]] = []
         """(width, height) of each frame of each attempt."""
+        self.near: list[list[Float32Array] | None] = []
+        """Where each attempt was to look."""
         self.thresholds: list[Thresholds] = []
         self.max_frames = self.max_pixels = 10**9
         """More than that in one batch doesn't fit."""
         self.error: RuntimeError = torch.OutOfMemoryError("CUDA out of memory")
         monkeypatch.setattr(detector, "detect_batch", self)
 
-    def __call__(self, frames: list[UInt8Array], thresholds: Thresholds) -> list[Detections]:
+    def __call__(
+        self, frames: list[UInt8Array], thresholds: Thresholds, near_xyxy: list[Float32Array] | None
+    ) -> list[Detections]:
         sizes = [(rgb.shape[1], rgb.shape[0]) for rgb in frames]
         self.batches.append(sizes)
+        self.near.append(near_xyxy)
         self.thresholds.append(thresholds)
         if len(frames) > self.max_frames or sum(width * height for width, height in sizes) > self.max_pixels:
             raise self.error
@@ -173,7 +179,7 @@ def test_the_whole_frame_stays_the_whole_frame_whatever_is_rounded(
 
 
 def test_a_batch_holds_at_most_so_many_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    detector = FaceDetector(DetectSettings(batch_megapixels=0.01), "cpu")
+    detector = FaceDetector(EVERYWHERE.model_copy(update={"batch_megapixels": 0.01}), "cpu")
     search = Search(monkeypatch, detector)
     found = detector.detect_video(grey_frames(*[(50, 40)] * 12), WHOLE)
     assert search.batch_sizes == [5, 5, 2]
@@ -184,23 +190,16 @@ def test_a_batch_holds_at_most_so_many_pixels(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_frame_above_the_limit_is_searched_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    detector = FaceDetector(DetectSettings(batch_megapixels=0.001), "cpu")
+    detector = FaceDetector(EVERYWHERE.model_copy(update={"batch_megapixels": 0.001}), "cpu")
     search = Search(monkeypatch, detector)
     detector.detect_video(grey_frames(*[(50, 40)] * 3), WHOLE)
     assert search.batch_sizes == [1, 1, 1]
 
 
-def test_frames_of_another_size_begin_another_batch(monkeypatch: pytest.MonkeyPatch, detector: FaceDetector) -> None:
-    search = Search(monkeypatch, detector)
-    found = detector.detect_video(grey_frames((50, 40), (50, 40), (40, 50), (40, 50), (50, 40)), WHOLE)
-    assert search.batches == [[(50, 40)] * 2, [(40, 50)] * 2, [(50, 40)]]
-    assert scores(found) == [0, 1, 2, 3, 4]
-
-
 def test_threads_change_nothing_not_even_a_bit() -> None:
     names = ["hopper.jpg", "biden.jpg", "collins.jpg", "obama_1.jpg", "obama_2.jpg"]
     frames = [frame(10 * i, portrait(name, 150, 150)) for i, name in enumerate(names * 2)]
-    few_pixels = DetectSettings(batch_megapixels=0.05)
+    few_pixels = DetectSettings(batch_megapixels=0.05, whole_frame_every=2)
     once, *others = (FaceDetector(few_pixels, "cpu", threads).detect_video(frames, WHOLE) for threads in (1, 2, 3))
     assert once.frame_indices == list(range(0, 100, 10))
     assert [len(detections) for detections in once.detections] == [1] * 10
@@ -213,10 +212,15 @@ def test_threads_change_nothing_not_even_a_bit() -> None:
 
 
 @pytest.mark.parametrize("num_threads", [1, 2, 3])
-def test_the_number_of_frames_in_memory_does_not_grow(monkeypatch: pytest.MonkeyPatch, num_threads: int) -> None:
-    """The search of frame i ends only once as many frames were taken ahead as ever may be, in the worst order."""
-    detector = FaceDetector(DetectSettings(batch_megapixels=0.0001), "cpu", num_threads)
-    ahead, num_frames = num_threads + 2, 60
+@pytest.mark.parametrize("every", [1, 3])
+def test_the_number_of_frames_in_memory_does_not_grow(
+    monkeypatch: pytest.MonkeyPatch, num_threads: int, every: int
+) -> None:
+    """A search ends only once as many frames were taken ahead as ever may be, in the worst order."""
+    detector = FaceDetector(DetectSettings(batch_megapixels=0.0001, whole_frame_every=every), "cpu", num_threads)
+    # A batch is one span here. Being searched or waiting for it, complete, and the frame that tells that it is.
+    ahead = every * (num_threads + 2) + 1
+    num_frames = 50 * every
     alive: list[weakref.ref[UInt8Array]] = []
     most_alive = 0
     progress = threading.Condition()
@@ -234,16 +238,77 @@ def test_the_number_of_frames_in_memory_does_not_grow(monkeypatch: pytest.Monkey
             yield frame(i, rgb)
             del rgb
 
-    def search(batch: list[UInt8Array], _thresholds: Thresholds) -> list[Detections]:
+    def search(
+        batch: list[UInt8Array], _thresholds: Thresholds, near_xyxy: list[Float32Array] | None
+    ) -> list[Detections]:
         wanted = min(int(batch[0][0, 0, 0]) + ahead, num_frames)
         with progress:
-            assert progress.wait_for(lambda: num_taken >= wanted, timeout=20), "the search waits for frames to come"
+            if near_xyxy is None:
+                assert progress.wait_for(lambda: num_taken >= wanted, timeout=20), "the search waits for frames to come"
         return [box_of_the_whole(rgb) for rgb in batch]
 
     monkeypatch.setattr(detector, "detect_batch", search)
     found = detector.detect_video(frames(), WHOLE)
     assert scores(found) == list(range(num_frames))
-    assert most_alive <= ahead + 1
+    spans_searched_near = 0 if every == 1 else num_threads + 2
+    assert most_alive <= ahead + 1 + every * spans_searched_near
+
+
+def test_frames_between_are_searched_near_the_faces_before_and_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    detector = FaceDetector(DetectSettings(batch_megapixels=0.01), "cpu")
+    search = Search(monkeypatch, detector)
+    found = detector.detect_video(grey_frames(*[(50, 40)] * 9), WHOLE)
+    assert scores(found) == list(range(9))
+    assert found.frame_indices == list(range(9))
+    near = [boxes for boxes in search.near if boxes is not None]
+    # In batches of up to five frames, those between counted: 0 to 2, 3 to 7, 8.
+    assert sorted(size for size, boxes in zip(search.batch_sizes, search.near, strict=True) if boxes is None) == [
+        1,
+        1,
+        2,
+    ]
+    assert [len(boxes) for boxes in near] == [4, 1]
+    for boxes_xyxy in itertools.chain(*near):
+        np.testing.assert_array_equal(boxes_xyxy, [[0, 0, 50, 40]] * 2)
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "every", "expected"),
+    [(1, 3, [0]), (2, 3, [0, 1]), (4, 3, [0, 3]), (5, 3, [0, 3, 4]), (7, 3, [0, 3, 6]), (4, 1, [0, 1, 2, 3])],
+)
+def test_every_nth_frame_and_the_last_are_searched_everywhere(
+    monkeypatch: pytest.MonkeyPatch, num_frames: int, every: int, expected: list[int]
+) -> None:
+    detector = FaceDetector(DetectSettings(whole_frame_every=every), "cpu")
+    searched: dict[int, bool] = {}
+
+    def search(
+        batch: list[UInt8Array], _thresholds: Thresholds, near_xyxy: list[Float32Array] | None
+    ) -> list[Detections]:
+        searched.update({int(rgb[0, 0, 0]): near_xyxy is None for rgb in batch})
+        return [box_of_the_whole(rgb) for rgb in batch]
+
+    monkeypatch.setattr(detector, "detect_batch", search)
+    detector.detect_video(grey_frames(*[(50, 40)] * num_frames), WHOLE)
+    assert [index for index, everywhere in sorted(searched.items()) if everywhere] == expected
+    assert sorted(searched) == list(range(num_frames))
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+def test_a_face_is_followed_back_to_where_it_came_and_on_to_where_it_went(scale: float) -> None:
+    """It is there in frames 1 to 4 of 7; frames 0, 3 and 6 are searched everywhere."""
+    detector = FaceDetector(DetectSettings(), "cpu")
+    without = np.full((300, 400, 3), 90, np.uint8)
+    frames = []
+    for i in range(7):
+        picture = without.copy()
+        if 1 <= i <= 4:
+            picture[40:240, 20 + 15 * i : 220 + 15 * i] = portrait("biden.jpg", 200, 200)
+        frames.append(frame(10 * i, picture))
+    found = detector.detect_video(frames, Rung(scale, HIGH))
+    assert [len(detections) for detections in found.detections] == [0, 1, 1, 1, 1, 0, 0]
+    lefts = np.array([detections.boxes_xyxy[0, 0] for detections in found.detections[1:5]])
+    np.testing.assert_allclose(lefts - lefts[0], [0, 15, 30, 45], rtol=0, atol=8)
 
 
 def test_when_memory_runs_out_the_batch_is_halved_until_it_fits(
@@ -263,12 +328,16 @@ def test_a_frame_that_does_not_fit_alone_is_searched_at_half_its_size(
 ) -> None:
     search = Search(monkeypatch, detector)
     search.max_pixels = 100 * 80
-    found = detector.detect_video(grey_frames((100, 80), (400, 320), (202, 160)), Rung(0.75, HIGH))
-    assert search.batches == [[(75, 60)], [(300, 240)], [(150, 120)], [(75, 60)], [(152, 120)], [(76, 60)]]
+    found = detector.detect_video(grey_frames((400, 320), (400, 320)), Rung(0.75, HIGH))
+    assert search.batches == [
+        [(300, 240), (300, 240)],
+        [(300, 240)], [(150, 120)], [(75, 60)],
+        [(300, 240)], [(150, 120)], [(75, 60)],
+    ]  # fmt: skip
     assert found.scale == 0.75 / 4, "the smallest scale that was used is recorded"
-    assert scores(found) == [0, 1, 2]
-    for detections, (width, height) in zip(found.detections, [(100, 80), (400, 320), (202, 160)], strict=True):
-        np.testing.assert_allclose(detections.boxes_xyxy, [[0, 0, width, height]], rtol=1e-5)
+    assert scores(found) == [0, 1]
+    for detections in found.detections:
+        np.testing.assert_allclose(detections.boxes_xyxy, [[0, 0, 400, 320]], rtol=1e-5)
 
 
 @pytest.mark.parametrize("num_threads", [1, 2])
