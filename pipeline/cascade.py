@@ -308,7 +308,7 @@ def detect_faces(
         min_face_pixels: smallest face searched for.
         pyramid_factor: ratio of one pyramid level to the one before.
         near: image indices, int64 (K,), and boxes, float32 (K, 4) xyxy: only faces of about that place and size are
-            searched for, which takes a tenth of the time. None: everywhere.
+            searched for, which takes a third of the time or less. None: everywhere.
     """
     scales = pyramid_scales(images.shape[1], images.shape[2], min_face_pixels, pyramid_factor)
     if not scales or (near is not None and not len(near[0])):

@@ -56,16 +56,16 @@ def crop_squares(boxes_xyxy: Float32Array, settings: CropSettings) -> Float32Arr
     return follow_squares(boxes_xyxy, settings.follow_scale, settings.follow_percentile, settings.size)
 
 
-def crop_square(rgb: UInt8Array, square_xyxy: Float32Array, size: int) -> UInt8Array:
+def crop_square(picture: UInt8Array, square_xyxy: Float32Array, size: int) -> UInt8Array:
     """Cut a square out of a frame and scale it: by area when it shrinks, cubic when it grows.
 
     Args:
-        rgb: uint8 (H, W, 3).
+        picture: uint8 (H, W, 3), channels in any order.
         square_xyxy: float32 (4,), source pixels; black where it reaches beyond the frame.
         size: side of the result, pixels.
 
     Returns:
-        uint8 (size, size, 3).
+        uint8 (size, size, 3), channels in the same order.
     """
     x1, y1, x2, y2 = (float(v) for v in square_xyxy)
     if not all(v.is_integer() for v in (x1, y1, x2, y2)):
@@ -73,10 +73,10 @@ def crop_square(rgb: UInt8Array, square_xyxy: Float32Array, size: int) -> UInt8A
         # Maps centres of pixels to centres of pixels, as cv2.resize does.
         to_source = np.array([[step, 0, x1 + step / 2 - 0.5], [0, step, y1 + step / 2 - 0.5]])
         flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-        return np.asarray(cv2.warpAffine(rgb, to_source, (size, size), flags=flags), np.uint8)
+        return np.asarray(cv2.warpAffine(picture, to_source, (size, size), flags=flags), np.uint8)
     left, top, right, bottom = int(x1), int(y1), int(x2), int(y2)
-    height, width = rgb.shape[:2]
-    inside = rgb[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
+    height, width = picture.shape[:2]
+    inside = picture[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
     if not inside.size:
         return np.zeros((size, size, 3), np.uint8)
     beyond = (max(-top, 0), max(bottom - height, 0), max(-left, 0), max(right - width, 0))

@@ -21,7 +21,8 @@ from facenet_pytorch import MTCNN
 
 from pipeline.cascade import Faces, Networks, detect_faces
 from pipeline.config import DetectSettings
-from pipeline.types import Detections, Float32Array, Frame, UInt8Array
+from pipeline.frame import Frame, swap_red_and_blue
+from pipeline.types import Detections, Float32Array, UInt8Array
 
 logger = logging.getLogger(__name__)
 
@@ -84,14 +85,14 @@ def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
-def _scaled(rgb: UInt8Array, scale: float) -> UInt8Array:
+def _scaled(picture: UInt8Array, scale: float) -> UInt8Array:
     """The frame at another size, no side below one pixel."""
-    height, width = rgb.shape[:2]
+    height, width = picture.shape[:2]
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     if size == (width, height):
-        return rgb
+        return picture
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(rgb, size, interpolation=interpolation), np.uint8)
+    return np.asarray(cv2.resize(picture, size, interpolation=interpolation), np.uint8)
 
 
 class FaceDetector:
@@ -256,8 +257,8 @@ class _Shrunk:
 
 
 def _shrunk(frame: Frame, scale: float) -> _Shrunk:
-    height, width = frame.rgb.shape[:2]
-    return _Shrunk(frame.index, width, height, scale, _scaled(frame.rgb, scale))
+    height, width = frame.bgr.shape[:2]
+    return _Shrunk(frame.index, width, height, scale, swap_red_and_blue(_scaled(frame.bgr, scale)))
 
 
 @dataclass(frozen=True)

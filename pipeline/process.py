@@ -24,10 +24,11 @@ from pipeline.crop import crop_square, crop_squares, sharpness
 from pipeline.decode import VideoDecodeError, VideoReader
 from pipeline.detect import Device, FaceDetector, Rung, retry_ladder, shared_detector
 from pipeline.files import StoreFiles
+from pipeline.frame import Frame, swap_red_and_blue
 from pipeline.scenes import CutFinder
 from pipeline.schema import StoredTrack
 from pipeline.track import Tracks, build_tracks
-from pipeline.types import BoolArray, Frame, Partition, Track, VideoInfo, VideoOutcome, VideoRef
+from pipeline.types import BoolArray, Partition, Track, VideoInfo, VideoOutcome, VideoRef
 from pipeline.writer import PartitionWriter, StoreWriteError, frames_checksum
 
 logger = logging.getLogger(__name__)
@@ -97,7 +98,7 @@ class _Clip:
 
     def take(self, frame: Frame) -> None:
         row = frame.index - self.track.frame_start
-        self.frames[row] = crop_square(frame.rgb, self.squares[row], self.frames.shape[1])
+        self.frames[row] = swap_red_and_blue(crop_square(frame.bgr, self.squares[row], self.frames.shape[1]))
         self.timestamps_seconds[row] = frame.timestamp_seconds
         self.have[row] = True
 

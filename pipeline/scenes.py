@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from pipeline.types import Float32Array, Frame, UInt8Array
+from pipeline.frame import Frame
+from pipeline.types import Float32Array, UInt8Array
 
 THUMBNAIL_PIXELS = 64
 MIN_CHANGE = 12.0
@@ -24,12 +25,12 @@ SURROUNDINGS = 1.5
 """Side of the region that is compared around a face, over the side of its box."""
 
 
-def thumbnail(rgb: UInt8Array) -> UInt8Array:
-    """uint8 (64, 64, 3) of a uint8 (H, W, 3) frame: what is left is the layout of the scene."""
+def thumbnail(picture: UInt8Array) -> UInt8Array:
+    """uint8 (64, 64, 3) of a uint8 (H, W, 3) frame, channels as they come: what is left is the layout of the scene."""
     # Four samples a pixel and axis say enough; averaging all of a 1080p frame takes ten times as long.
-    step = max(1, min(rgb.shape[:2]) // (4 * THUMBNAIL_PIXELS))
+    step = max(1, min(picture.shape[:2]) // (4 * THUMBNAIL_PIXELS))
     size = (THUMBNAIL_PIXELS, THUMBNAIL_PIXELS)
-    return np.asarray(cv2.resize(rgb[::step, ::step].copy(), size, interpolation=cv2.INTER_AREA), np.uint8)
+    return np.asarray(cv2.resize(picture[::step, ::step].copy(), size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def similarity(a: UInt8Array, b: UInt8Array) -> float:
@@ -80,9 +81,9 @@ class CutFinder:
         """The same frames."""
         last: UInt8Array | None = None
         for frame in frames:
-            current = thumbnail(frame.rgb)
+            current = thumbnail(frame.bgr)
             if last is not None and self._is_cut(last, current):
-                size = (frame.rgb.shape[1], frame.rgb.shape[0])
+                size = (frame.bgr.shape[1], frame.bgr.shape[0])
                 self.cuts[frame.index] = SceneCut(last, current, size, self._min_face_similarity)
             last = current
             yield frame

@@ -1,7 +1,7 @@
 """The vocabulary of the pipeline: small frozen records that every stage speaks, numpy only.
 
-Conventions everywhere: boxes are ``xyxy`` in pixels of the source video with ``x1 < x2`` and ``y1 < y2``, frames are
-uint8 RGB ``(H, W, 3)``.
+Conventions everywhere: boxes are ``xyxy`` in pixels of the source video with ``x1 < x2`` and ``y1 < y2``, pictures are
+uint8 RGB ``(H, W, 3)`` unless their name says ``bgr``.
 Ranges are half-open, times are seconds, sizes are bytes, labels are 0 REAL, 1 FAKE, None unknown.
 """
 
@@ -54,21 +54,6 @@ class VideoInfo:
     """Pixels, after rotation metadata was applied."""
     height: int
     """Pixels, after rotation metadata was applied."""
-
-
-@dataclass(frozen=True)
-class Frame:
-    """One decoded frame."""
-
-    index: int
-    """Position in the stream, counting frames that failed to decode."""
-    timestamp_seconds: float
-    """Presentation time from the stream's start."""
-    rgb: UInt8Array
-    """uint8 ``(H, W, 3)``, RGB."""
-
-    def __repr__(self) -> str:
-        return f"Frame(index={self.index}, timestamp_seconds={self.timestamp_seconds:.3f}, rgb={self.rgb.shape})"
 
 
 @dataclass(frozen=True)

@@ -183,7 +183,8 @@ class PartitionWriter:
         self.array_name = f"{partition_name}-{secrets.token_hex(4)}.zarr"
         self._array: zarr.Array[Any] | None = None
         self._rows_written = 0
-        self._pending: list[UInt8Array] = []
+        self._pending: UInt8Array = np.empty((0, *self._frame_shape), np.uint8)
+        """Room for one shard, made with the first clip."""
         self._rows_pending = 0
 
     @property
@@ -206,13 +207,17 @@ class PartitionWriter:
         if frames.dtype != np.uint8 or frames.shape[1:] != self._frame_shape:
             raise ValueError(f"expected uint8 (T, {self._frame_shape}) frames, got {frames.dtype} {frames.shape}")
         row_start = self.rows
-        self._pending.append(frames)
-        self._rows_pending += len(frames)
-        while self._rows_pending >= self._settings.shard_frames:
-            pending = np.concatenate(self._pending)
-            self._write(pending[: self._settings.shard_frames])
-            rest = pending[self._settings.shard_frames :]
-            self._pending, self._rows_pending = [rest], len(rest)
+        shard_frames = self._settings.shard_frames
+        if not len(self._pending):
+            self._pending = np.empty((shard_frames, *self._frame_shape), np.uint8)
+        while len(frames):
+            taken = frames[: shard_frames - self._rows_pending]
+            frames = frames[len(taken) :]
+            self._pending[self._rows_pending : self._rows_pending + len(taken)] = taken
+            self._rows_pending += len(taken)
+            if self._rows_pending == shard_frames:
+                self._write(self._pending)
+                self._rows_pending = 0
         return row_start
 
     def _write(self, frames: UInt8Array) -> None:
@@ -256,8 +261,8 @@ class PartitionWriter:
             StoreWriteError: the disk is full, or gone.
         """
         if self._rows_pending:
-            self._write(np.concatenate(self._pending))
-            self._pending, self._rows_pending = [], 0
+            self._write(self._pending[: self._rows_pending])
+            self._rows_pending = 0
         try:
             self._files.sync(f"arrays/{self.array_name}")
             self._files.write(f"tracks/{self._partition_name}.parquet", to_parquet(tracks_table(tracks)))

@@ -14,6 +14,7 @@ PARAMS = Path(__file__).resolve().parents[1] / "params.yaml"
 CHANGES: dict[str, dict[str, Any]] = {
     "detect": {
         "every_n_frames": 5,
+        "whole_frame_every": 1,
         "long_side_pixels": 640,
         "min_face_pixels": 24,
         "thresholds": [0.6, 0.7, 0.7],

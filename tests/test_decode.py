@@ -18,8 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import decode
-from pipeline.decode import FrameClock, VideoDecodeError, VideoReader, to_rgb
-from pipeline.types import Frame, UInt8Array
+from pipeline.decode import FrameClock, VideoDecodeError, VideoReader, to_bgr
+from pipeline.frame import Frame
+from pipeline.types import UInt8Array
 from tests.videos import drop_packets, moving_square, read_index_code, write_video
 
 X265_QUIET = {"x265-params": "log-level=none"}
@@ -102,8 +103,8 @@ def test_colours_are_rgb_and_arrays_contiguous_and_the_callers_own(square_mp4: P
         frames = []
         for frame in reader.frames():
             assert frame.rgb.flags.c_contiguous
-            frames.append((frame, frame.rgb.copy()))
-    assert all(np.array_equal(frame.rgb, copy) for frame, copy in frames)
+            frames.append((frame, frame.bgr.copy()))
+    assert all(np.array_equal(frame.bgr, copy) for frame, copy in frames)
     red, green, blue = frames[0][0].rgb[44, 8].astype(int)
     assert red > 200
     assert green < 60
@@ -111,15 +112,15 @@ def test_colours_are_rgb_and_arrays_contiguous_and_the_callers_own(square_mp4: P
 
 
 @pytest.mark.parametrize("channels", [0, 1, 3, 4])
-def test_to_rgb_takes_grey_bgr_and_bgra(channels: int) -> None:
+def test_to_bgr_takes_grey_bgr_and_bgra(channels: int) -> None:
     blue_green_red_alpha = np.array([10, 20, 30, 40], np.uint8)
     picture: UInt8Array = np.full((5, 7), 10, np.uint8)
     if channels:
         picture = np.tile(blue_green_red_alpha[:channels], (5, 7, 1))
-    rgb = to_rgb(picture)
-    assert rgb.shape == (5, 7, 3)
-    assert rgb.flags.c_contiguous
-    assert rgb[2, 3].tolist() == ([10, 10, 10] if channels < 3 else [30, 20, 10])
+    bgr = to_bgr(picture)
+    assert bgr.shape == (5, 7, 3)
+    assert bgr.flags.c_contiguous
+    assert bgr[2, 3].tolist() == ([10, 10, 10] if channels < 3 else [10, 20, 30])
 
 
 @pytest.mark.parametrize(("width", "height"), [(97, 55), (54, 96)])
@@ -177,7 +178,7 @@ def test_memory_does_not_grow_with_the_number_of_frames(tmp_path: Path) -> None:
     most = 0
     with VideoReader(str(path)) as reader:
         for frame in reader.sampled(3):
-            seen.append(weakref.ref(frame.rgb))
+            seen.append(weakref.ref(frame.bgr))
             most = max(most, sum(ref() is not None for ref in seen))
     assert reader.num_frames_decoded == 500
     assert most <= 3

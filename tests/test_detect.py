@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from pipeline.config import DetectSettings
 from pipeline.detect import FaceDetector, Rung, Thresholds, VideoDetections, choose_device, retry_ladder
-from pipeline.types import Detections, Float32Array, Frame, UInt8Array
+from pipeline.frame import Frame, swap_red_and_blue
+from pipeline.types import Detections, Float32Array, UInt8Array
 
 ASSETS = Path(__file__).resolve().parents[1] / "pipeline" / "assets"
 LOW, HIGH = (0.1, 0.2, 0.3), (0.7, 0.8, 0.9)
@@ -45,7 +46,7 @@ def portrait(name: str, width: int, height: int) -> UInt8Array:
 
 
 def frame(index: int, rgb: UInt8Array) -> Frame:
-    return Frame(index, index / 30, rgb)
+    return Frame(index, index / 30, swap_red_and_blue(rgb))
 
 
 def grey_frames(*sizes: tuple[int, int]) -> list[Frame]:

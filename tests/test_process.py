@@ -220,13 +220,13 @@ def test_a_face_too_small_at_first_is_found_larger_and_the_scale_is_recorded(
 
 
 FRAMES_OF_ONE = 64
-"""Each of the three videos below costs one search and so many crops."""
+"""Each of the three videos below costs so many crops, and two searches: of its whole frames and of those between."""
 
 
 @pytest.mark.parametrize(
     ("owner", "name", "bad_call"),
     [
-        (FaceDetector, "detect_batch", 2),
+        (FaceDetector, "detect_batch", 3),
         (pipeline.process, "build_tracks", 2),
         (pipeline.process, "crop_square", FRAMES_OF_ONE + 7),
         (pipeline.process, "sharpness", 2),
@@ -249,7 +249,7 @@ def test_an_unexpected_error_costs_its_video_and_no_other(
     assert (done.outcomes[1].error_type, done.outcomes[1].message) == ("RuntimeError", "injected")
     assert {row["video_id"] for row in done.store.tracks.to_pylist()} == {"a.mp4", "c.mp4"}
     assert list(verify_store(done.store)) == []
-    calls_of_one = FRAMES_OF_ONE if name == "crop_square" else 1
+    calls_of_one = {"crop_square": FRAMES_OF_ONE, "detect_batch": 2}.get(name, 1)
     assert faulty.num_calls == bad_call + calls_of_one, "the failed video isn't tried again"
 
 

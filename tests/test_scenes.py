@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.frame import Frame
 from pipeline.scenes import THUMBNAIL_PIXELS, CutFinder, SceneCut, similarity, thumbnail
-from pipeline.types import Frame, UInt8Array
+from pipeline.types import UInt8Array
 
 SHAPE = (THUMBNAIL_PIXELS, THUMBNAIL_PIXELS, 3)
 seeds = st.integers(0, 2**32 - 1)
@@ -25,7 +26,7 @@ def scenery(seed: int, width: int = 400, height: int = 120) -> UInt8Array:
 
 def frames(*pictures: UInt8Array) -> list[Frame]:
     """Every 10th frame of a video."""
-    return [Frame(10 * i, i / 3, rgb) for i, rgb in enumerate(pictures)]
+    return [Frame(10 * i, i / 3, picture) for i, picture in enumerate(pictures)]
 
 
 def cuts(*pictures: UInt8Array) -> dict[int, SceneCut]:
@@ -104,7 +105,7 @@ def test_the_first_frame_is_no_cut() -> None:
 
 def test_frames_pass_through_one_by_one_and_unchanged() -> None:
     given_frames = frames(scenery(1), scenery(2), scenery(3))
-    copies = [frame.rgb.copy() for frame in given_frames]
+    copies = [frame.bgr.copy() for frame in given_frames]
     taken: list[int] = []
 
     def source() -> Iterator[Frame]:
@@ -118,7 +119,7 @@ def test_frames_pass_through_one_by_one_and_unchanged() -> None:
     assert taken == [0], "no frame is read ahead"
     assert list(watched) == given_frames[1:]
     for frame, copy in zip(given_frames, copies, strict=True):
-        np.testing.assert_array_equal(frame.rgb, copy)
+        np.testing.assert_array_equal(frame.bgr, copy)
 
 
 @pytest.mark.parametrize(
