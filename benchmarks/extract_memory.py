@@ -27,22 +27,24 @@ def repeat_video(source: str, target: str, seconds: float) -> None:
     """The video stream of ``source`` as often as it takes, without decoding it."""
     with av.open(target, "w") as output:
         stream = None
-        offset = 0
+        next_dts = None
         while True:
             with av.open(source) as container:
                 video = container.streams.video[0]
                 stream = stream or output.add_stream_from_template(video)
-                end = offset
+                offset = None
                 for packet in container.demux(video):
                     if packet.dts is None or packet.pts is None:
                         continue
+                    if offset is None:
+                        # By decoding times: a copy's first one may lie before zero.
+                        offset = 0 if next_dts is None else next_dts - packet.dts
                     packet.pts += offset
                     packet.dts += offset
-                    end = max(end, packet.pts + (packet.duration or 0))
+                    next_dts = packet.dts + max(1, packet.duration or 0)
                     packet.stream = stream
                     output.mux(packet)
-                offset = end
-                if video.time_base is None or offset * video.time_base >= seconds:
+                if next_dts is None or video.time_base is None or next_dts * video.time_base >= seconds:
                     return
 
 
