@@ -50,7 +50,8 @@ class DetectSettings(_Section):
     retry_thresholds: Thresholds | None = (0.5, 0.5, 0.5)
     """Still no face: at the larger size with these thresholds, keeping one face. null skips that."""
     batch_megapixels: float = Field(2.0, gt=0.0)
-    """Shrunk frames searched at once hold at most this many pixels (one frame at least): bounds memory."""
+    """Shrunk frames taken at once hold at most this many pixels, or are one that is searched everywhere and those up
+    to the next such frame: bounds memory."""
 
 
 class TrackSettings(_Section):

@@ -5,6 +5,7 @@ The only module that knows facenet-pytorch: it takes the three trained networks 
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -155,29 +156,16 @@ class FaceDetector:
         Memory: the shrunk frames of two batches a thread, and of four more. Out of memory: the batch is halved, down to
         one frame; a frame that doesn't fit alone is searched at half its size, and again, before the error goes up.
         """
-        found: list[_Found] = []
 
-        def searched(batch: list[_Shrunk]) -> list[_Found]:
-            return self._search(batch, rung)
+        def search_whole(batch: list[_Span]) -> _SearchedWhole:
+            return _SearchedWhole(batch, self._search([span.whole for span in batch], rung))
 
-        def searched_whole(batch: list[_Span]) -> tuple[list[_Span], list[_Found]]:
-            return batch, searched([span.whole for span in batch])
+        def search_between(found_and_left: tuple[list[_Found], list[_Shrunk]]) -> list[_Found]:
+            found, left = found_and_left
+            return found + (self._search(left, rung) if left else [])
 
-        def searched_near() -> Iterator[list[_Shrunk]]:
-            waiting: list[_Shrunk] = []
-            before = Detections.empty()
-            for batch, whole in self._in_order(searched_whole, self._batches(frames, rung.scale)):
-                found.extend(whole)
-                ready: list[_Shrunk] = []
-                for span, one in zip(batch, whole, strict=True):
-                    near = np.concatenate([before.boxes_xyxy, one.detections.boxes_xyxy])
-                    ready += [frame.near(near) for frame in waiting]
-                    waiting, before = span.between, one.detections
-                if ready:
-                    yield ready
-
-        for between in self._in_order(searched, searched_near()):
-            found.extend(between)
+        searched = self._in_order(search_whole, self._batches(frames, rung.scale))
+        found = list(itertools.chain.from_iterable(self._in_order(search_between, _left_between(searched))))
         found.sort(key=lambda one: one.frame_index)
         return VideoDetections(
             [one.frame_index for one in found],
@@ -294,6 +282,27 @@ class _Found:
     detections: Detections
     scale: float
     seconds: float
+
+
+@dataclass(frozen=True)
+class _SearchedWhole:
+    """Spans, and what is in the first frame of each."""
+
+    spans: list[_Span]
+    found: list[_Found]
+
+
+def _left_between(searched: Iterable[_SearchedWhole]) -> Iterator[tuple[list[_Found], list[_Shrunk]]]:
+    """What was found, and the frames that can now be searched near it: those between two frames searched whole."""
+    waiting: list[_Shrunk] = []
+    before = Detections.empty()
+    for batch in searched:
+        left: list[_Shrunk] = []
+        for span, found in zip(batch.spans, batch.found, strict=True):
+            near = np.concatenate([before.boxes_xyxy, found.detections.boxes_xyxy])
+            left += [frame.near(near) for frame in waiting]
+            waiting, before = span.between, found.detections
+        yield batch.found, left
 
 
 def _in_source_pixels(found: Detections, shrunk: _Shrunk, keep_one: bool) -> Detections:

@@ -183,8 +183,8 @@ class PartitionWriter:
         self.array_name = f"{partition_name}-{secrets.token_hex(4)}.zarr"
         self._array: zarr.Array[Any] | None = None
         self._rows_written = 0
-        self._pending: UInt8Array = np.empty((0, *self._frame_shape), np.uint8)
-        """Room for one shard, made with the first clip."""
+        self._pending: UInt8Array = np.empty((settings.shard_frames, *self._frame_shape), np.uint8)
+        """Room for one shard; the system gives memory for it only as it fills."""
         self._rows_pending = 0
 
     @property
@@ -208,8 +208,6 @@ class PartitionWriter:
             raise ValueError(f"expected uint8 (T, {self._frame_shape}) frames, got {frames.dtype} {frames.shape}")
         row_start = self.rows
         shard_frames = self._settings.shard_frames
-        if not len(self._pending):
-            self._pending = np.empty((shard_frames, *self._frame_shape), np.uint8)
         while len(frames):
             taken = frames[: shard_frames - self._rows_pending]
             frames = frames[len(taken) :]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 MEDIA = Path(__file__).resolve().parents[1] / ".." / "shared" / "media"
 
@@ -16,6 +18,15 @@ def media() -> Path:
     if not MEDIA.is_dir():
         pytest.skip(f"no real videos here: {MEDIA} is missing")
     return MEDIA.resolve()
+
+
+@pytest.fixture(scope="module")
+def one_torch_thread() -> Iterator[None]:
+    """torch's results depend on its number of threads, in their last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

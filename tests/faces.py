@@ -53,6 +53,12 @@ def portrait(name: str, side: int) -> UInt8Array:
     return np.asarray(cv2.resize(square, (side, side), interpolation=cv2.INTER_AREA)[:, :, ::-1], np.uint8)
 
 
+def stretched_portrait(name: str, width: int, height: int) -> UInt8Array:
+    """uint8 RGB ``(height, width, 3)``: a whole committed portrait, whatever that does to its shape."""
+    rgb = cv2.cvtColor(cv2.imread(str(ASSETS / f"{name}.jpg")), cv2.COLOR_BGR2RGB)
+    return np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
 def brightness(index: int) -> float:
     """Of one frame, 0.8..1: at least 0.05 from that of the frames up to two away."""
     return 0.8 + 0.05 * (2 * index % 5)

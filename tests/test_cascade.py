@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
@@ -14,7 +11,6 @@ from facenet_pytorch.models.utils.detect_face import batched_nms_numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.nn.functional import interpolate
 
 from pipeline.cascade import (
     Faces,
@@ -22,29 +18,19 @@ from pipeline.cascade import (
     _propose,
     _propose_near,
     _suppress_nested,
-    cropped,
     detect_faces,
-    integral_images,
     pyramid_scales,
-    resized,
 )
+from pipeline.pooling import integral_images
 from pipeline.types import UInt8Array
+from tests.faces import ASSETS, stretched_portrait
 
-ASSETS = Path(__file__).resolve().parents[1] / "pipeline" / "assets"
-PORTRAITS = sorted(ASSETS.glob("*.jpg"))
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
+PORTRAITS = sorted(path.stem for path in ASSETS.glob("*.jpg"))
 THRESHOLDS = (0.6, 0.7, 0.7)
 MIN_FACE_PIXELS = 24
 FACTOR = 0.709
-
-WHITE = (255 - 127.5) * 0.0078125
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -57,11 +43,6 @@ def mtcnn() -> MTCNN:
 @pytest.fixture(scope="module")
 def networks(mtcnn: MTCNN) -> Networks:
     return Networks(mtcnn.pnet, mtcnn.rnet, mtcnn.onet)
-
-
-def portrait(path: Path, width: int, height: int) -> UInt8Array:
-    rgb = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
-    return np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def noise(rng: np.random.Generator, *shape: int) -> UInt8Array:
@@ -91,16 +72,14 @@ def assert_finds_what_facenet_finds(
     return counts
 
 
-@pytest.mark.parametrize("path", PORTRAITS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("name", PORTRAITS)
 @pytest.mark.parametrize(("width", "height"), [(97, 97), (220, 170), (120, 241), (333, 300)])
-def test_a_portrait_of_any_size_and_shape(
-    path: Path, width: int, height: int, mtcnn: MTCNN, networks: Networks
-) -> None:
-    assert assert_finds_what_facenet_finds(portrait(path, width, height)[None], mtcnn, networks) == [1]
+def test_a_portrait_of_any_size_and_shape(name: str, width: int, height: int, mtcnn: MTCNN, networks: Networks) -> None:
+    assert assert_finds_what_facenet_finds(stretched_portrait(name, width, height)[None], mtcnn, networks) == [1]
 
 
 def test_a_batch_with_none_one_and_several_faces(mtcnn: MTCNN, networks: Networks, rng: np.random.Generator) -> None:
-    faces = [portrait(path, 150, 150) for path in PORTRAITS]
+    faces = [stretched_portrait(name, 150, 150) for name in PORTRAITS]
     images = np.zeros((4, 160, 470, 3), np.uint8)
     images[0] = noise(rng, 160, 470, 3)
     images[1, :150, 200:350] = faces[0]
@@ -114,14 +93,14 @@ def test_low_thresholds_leave_the_same_overlapping_boxes(
 ) -> None:
     low = (0.3, 0.1, 0.02)
     monkeypatch.setattr(mtcnn, "thresholds", list(low))
-    images = np.stack([portrait(path, 160, 200) for path in PORTRAITS])
+    images = np.stack([stretched_portrait(name, 160, 200) for name in PORTRAITS])
     counts = assert_finds_what_facenet_finds(images, mtcnn, networks, low)
     assert min(counts) >= 1
     assert sum(counts) > len(PORTRAITS), "some of them overlap, but not enough to be one"
 
 
 def test_landmarks_are_eyes_then_nose_then_mouth(networks: Networks) -> None:
-    faces = search(portrait(PORTRAITS[0], 200, 200)[None], networks)
+    faces = search(stretched_portrait(PORTRAITS[0], 200, 200)[None], networks)
     left_eye, right_eye, nose, left_mouth, right_mouth = faces.landmarks[0].tolist()
     assert left_eye[0] < nose[0] < right_eye[0]
     assert left_mouth[0] < nose[0] < right_mouth[0]
@@ -182,13 +161,13 @@ def search_near(images: UInt8Array, near: list[tuple[int, list[float]]], network
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("path", PORTRAITS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("name", PORTRAITS)
 @pytest.mark.parametrize(("width", "height"), [(97, 97), (220, 170), (120, 241), (333, 300)])
 @pytest.mark.parametrize(("shift", "zoom"), [(0.0, 1.0), (0.25, 1.0), (-0.25, 1.0), (0.0, 1.4), (0.0, 0.7)])
 def test_near_where_a_face_was_the_same_face_is_found(
-    path: Path, width: int, height: int, shift: float, zoom: float, networks: Networks
+    name: str, width: int, height: int, shift: float, zoom: float, networks: Networks
 ) -> None:
-    image = portrait(path, width, height)[None]
+    image = stretched_portrait(name, width, height)[None]
     everywhere = search(image, networks)
     x1, y1, x2, y2 = everywhere.boxes_xyxy[0].tolist()
     x, y, half_w, half_h = (x1 + x2) / 2, (y1 + y2) / 2, (x2 - x1) / 2 * zoom, (y2 - y1) / 2 * zoom
@@ -204,8 +183,8 @@ def test_near_where_a_face_was_the_same_face_is_found(
 def test_only_near_the_given_boxes_and_in_their_images(networks: Networks) -> None:
     images = np.zeros((3, 300, 600, 3), np.uint8)
     for image in images:
-        image[:150, :150] = portrait(PORTRAITS[0], 150, 150)
-        image[150:, 450:] = portrait(PORTRAITS[1], 150, 150)
+        image[:150, :150] = stretched_portrait(PORTRAITS[0], 150, 150)
+        image[150:, 450:] = stretched_portrait(PORTRAITS[1], 150, 150)
     first, second = ([x + 40, y + 30, x + 110, y + 120] for x, y in ((0.0, 0.0), (450.0, 150.0)))
     found = search_near(images, [(2, first), (0, second), (2, first), (2, second)], networks)
     assert found.image_indices.tolist() == [0, 2, 2]
@@ -234,7 +213,7 @@ def test_a_window_has_the_cells_that_the_whole_level_has(
         _, everywhere = _propose(integrals, networks.pnet, 0.0, scales)
         _, near = _propose_near(integrals, networks.pnet, 0.0, scales, torch.tensor([0]), box)
     distance = (near[:, None] - everywhere[None]).abs().amax(2)
-    assert len(near) > 0
+    assert 0 < len(near) <= len(everywhere), "a window beyond the end of a level has no cells there"
     # At the end of a level of odd size the pooling sees one pixel less there than in a window.
     inner = (near[:, 2] < 0.8 * width) & (near[:, 3] < 0.8 * height)
     assert not inner.any() or distance.amin(1)[inner].max() < 0.01
@@ -244,73 +223,6 @@ def test_a_window_has_the_cells_that_the_whole_level_has(
 def test_the_pyramid_ends_where_a_face_would_fill_the_short_side(height: int, width: int, expected: int) -> None:
     scales = pyramid_scales(height, width, MIN_FACE_PIXELS, FACTOR)
     assert scales == pytest.approx([0.5 * FACTOR**level for level in range(expected)])
-
-
-sides = st.integers(1, 40)
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    st.integers(0, 2**32 - 1),
-    st.integers(1, 3),
-    st.tuples(sides, sides),
-    st.tuples(st.integers(1, 50), st.integers(1, 50)),
-)
-def test_resized_is_area_pooling(seed: int, count: int, shape: tuple[int, int], target: tuple[int, int]) -> None:
-    images = torch.from_numpy(noise(np.random.default_rng(seed), count, *shape, 3))
-    expected = (interpolate(images.movedim(-1, 1).float(), size=target, mode="area") - 127.5) * 0.0078125
-    actual = resized(integral_images(images), *target)
-    assert actual.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6)
-
-
-@st.composite
-def ranges(draw: st.DrawFn, length: int) -> tuple[int, int]:
-    start = draw(st.integers(0, length - 1))
-    return start, draw(st.integers(start + 1, length))
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.data(), st.tuples(sides, sides), st.sampled_from([1, 7, 24, 48]))
-def test_cropped_is_area_pooling_of_each_box(data: st.DataObject, shape: tuple[int, int], size: int) -> None:
-    images = torch.from_numpy(noise(np.random.default_rng(data.draw(st.integers(0, 99))), 2, *shape, 3))
-    boxes = data.draw(
-        st.lists(st.tuples(st.integers(0, 1), ranges(shape[1]), ranges(shape[0])), min_size=1, max_size=5)
-    )
-    expected = [
-        interpolate(images[i, top:bottom, left:right].movedim(-1, 0)[None].float(), size=(size, size), mode="area")
-        for i, (left, right), (top, bottom) in boxes
-    ]
-    corners = torch.tensor([(left, top, right, bottom) for _, (left, right), (top, bottom) in boxes])
-    actual = cropped(integral_images(images), torch.tensor([i for i, _, _ in boxes]), corners, size)
-    torch.testing.assert_close(actual, (torch.cat(expected) - 127.5) * 0.0078125, rtol=0, atol=1e-6)
-
-
-class _NotOnTheCpu(Tensor):
-    """A CPU tensor that says otherwise, to take the path of an accelerator."""
-
-    @property
-    def device(self) -> torch.device:  # type: ignore[override]
-        return torch.device("cuda")
-
-
-@settings(deadline=None, max_examples=30)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 3), st.tuples(sides, sides))
-def test_both_ways_to_an_integral_image_agree(seed: int, count: int, shape: tuple[int, int]) -> None:
-    images = torch.from_numpy(noise(np.random.default_rng(seed), count, *shape, 3))
-    on_cpu = integral_images(images)
-    elsewhere = integral_images(images.as_subclass(_NotOnTheCpu)).as_subclass(Tensor)
-    assert on_cpu.dtype == elsewhere.dtype == torch.int32
-    assert torch.equal(on_cpu, elsewhere)
-
-
-@pytest.mark.parametrize("kind", [Tensor, _NotOnTheCpu])
-def test_sums_that_wrap_around_still_give_the_mean(kind: type[Tensor]) -> None:
-    """2900 x 3000 white pixels sum up to more than 2 ** 31."""
-    images = torch.full((1, 2900, 3000, 3), 255, dtype=torch.uint8).as_subclass(kind)
-    integrals = integral_images(images).as_subclass(Tensor)
-    assert integrals.min() < 0
-    torch.testing.assert_close(resized(integrals, 3, 3), torch.full((1, 3, 3, 3), WHITE), rtol=0, atol=1e-6)
 
 
 @settings(deadline=None, max_examples=60)

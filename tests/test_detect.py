@@ -6,9 +6,7 @@ import itertools
 import threading
 import weakref
 from collections.abc import Iterator
-from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -19,30 +17,19 @@ from pipeline.config import DetectSettings
 from pipeline.detect import FaceDetector, Rung, Thresholds, VideoDetections, choose_device, retry_ladder
 from pipeline.frame import Frame, swap_red_and_blue
 from pipeline.types import Detections, Float32Array, UInt8Array
+from tests.faces import stretched_portrait
 
-ASSETS = Path(__file__).resolve().parents[1] / "pipeline" / "assets"
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 LOW, HIGH = (0.1, 0.2, 0.3), (0.7, 0.8, 0.9)
 WHOLE = Rung(1.0, HIGH)
 EVERYWHERE = DetectSettings(whole_frame_every=1)
 """Each frame is searched everywhere, for tests of other things."""
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def detector() -> FaceDetector:
     return FaceDetector(EVERYWHERE, "cpu")
-
-
-def portrait(name: str, width: int, height: int) -> UInt8Array:
-    rgb = cv2.cvtColor(cv2.imread(str(ASSETS / name)), cv2.COLOR_BGR2RGB)
-    return np.asarray(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def frame(index: int, rgb: UInt8Array) -> Frame:
@@ -119,7 +106,7 @@ def test_rungs_can_be_left_out() -> None:
 
 
 def test_a_frame_with_a_face_and_one_without(detector: FaceDetector) -> None:
-    frames = [frame(3, portrait("hopper.jpg", 200, 200)), frame(13, np.zeros((200, 200, 3), np.uint8))]
+    frames = [frame(3, stretched_portrait("hopper", 200, 200)), frame(13, np.zeros((200, 200, 3), np.uint8))]
     found = detector.detect_video(frames, WHOLE)
     assert found.frame_indices == [3, 13]
     assert [len(detections) for detections in found.detections] == [1, 0]
@@ -138,7 +125,7 @@ def test_no_frames_give_nothing(detector: FaceDetector) -> None:
 
 
 def test_a_rung_that_keeps_one_keeps_the_best(detector: FaceDetector) -> None:
-    two = np.concatenate([portrait("hopper.jpg", 160, 160), portrait("biden.jpg", 160, 160)], axis=1)
+    two = np.concatenate([stretched_portrait("hopper", 160, 160), stretched_portrait("biden", 160, 160)], axis=1)
     both = detector.detect_video([frame(0, two)], WHOLE).detections[0]
     best = detector.detect_video([frame(0, two)], Rung(1.0, HIGH, keep_one=True)).detections[0]
     assert len(both) == 2
@@ -156,7 +143,7 @@ def test_the_thresholds_of_the_rung_are_used(monkeypatch: pytest.MonkeyPatch, de
 
 @pytest.mark.parametrize("scale", [0.5, 0.75, 2.0])
 def test_boxes_are_in_source_pixels_whatever_the_scale(detector: FaceDetector, scale: float) -> None:
-    picture = [frame(0, portrait("hopper.jpg", 437, 473))]
+    picture = [frame(0, stretched_portrait("hopper", 437, 473))]
     plain, scaled = (detector.detect_video(picture, Rung(s, HIGH)).detections[0] for s in (1.0, scale))
     assert len(plain) == len(scaled) == 1
     np.testing.assert_allclose(scaled.boxes_xyxy, plain.boxes_xyxy, rtol=0, atol=20)
@@ -198,8 +185,8 @@ def test_a_frame_above_the_limit_is_searched_alone(monkeypatch: pytest.MonkeyPat
 
 
 def test_threads_change_nothing_not_even_a_bit() -> None:
-    names = ["hopper.jpg", "biden.jpg", "collins.jpg", "obama_1.jpg", "obama_2.jpg"]
-    frames = [frame(10 * i, portrait(name, 150, 150)) for i, name in enumerate(names * 2)]
+    names = ["hopper", "biden", "collins", "obama_1", "obama_2"]
+    frames = [frame(10 * i, stretched_portrait(name, 150, 150)) for i, name in enumerate(names * 2)]
     few_pixels = DetectSettings(batch_megapixels=0.05, whole_frame_every=2)
     once, *others = (FaceDetector(few_pixels, "cpu", threads).detect_video(frames, WHOLE) for threads in (1, 2, 3))
     assert once.frame_indices == list(range(0, 100, 10))
@@ -304,7 +291,7 @@ def test_a_face_is_followed_back_to_where_it_came_and_on_to_where_it_went(scale:
     for i in range(7):
         picture = without.copy()
         if 1 <= i <= 4:
-            picture[40:240, 20 + 15 * i : 220 + 15 * i] = portrait("biden.jpg", 200, 200)
+            picture[40:240, 20 + 15 * i : 220 + 15 * i] = stretched_portrait("biden", 200, 200)
         frames.append(frame(10 * i, picture))
     found = detector.detect_video(frames, Rung(scale, HIGH))
     assert [len(detections) for detections in found.detections] == [0, 1, 1, 1, 1, 0, 0]
@@ -350,7 +337,7 @@ def test_when_nothing_fits_the_error_goes_up_and_the_detector_lives_on(num_threa
         with pytest.raises(torch.OutOfMemoryError):
             detector.detect_video(grey_frames((300, 128)), WHOLE)
         assert search.batches == [[(300, 128)], [(150, 64)], [(75, 32)]]
-    found = detector.detect_video([frame(0, portrait("biden.jpg", 200, 200))], WHOLE)
+    found = detector.detect_video([frame(0, stretched_portrait("biden", 200, 200))], WHOLE)
     assert [len(detections) for detections in found.detections] == [1]
 
 
@@ -398,7 +385,7 @@ def test_auto_takes_cuda_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device here")
 def test_cuda_finds_what_the_cpu_finds() -> None:
-    two = np.concatenate([portrait("hopper.jpg", 240, 200), portrait("obama_1.jpg", 240, 200)], axis=1)
+    two = np.concatenate([stretched_portrait("hopper", 240, 200), stretched_portrait("obama_1", 240, 200)], axis=1)
     frames = [frame(0, two), frame(10, np.zeros_like(two)), frame(20, two[:, ::-1].copy())]
     on_cpu, on_cuda = (FaceDetector(DetectSettings(), device).detect_video(frames, WHOLE) for device in ("cpu", "cuda"))
     assert [len(detections) for detections in on_cuda.detections] == [2, 0, 2]
