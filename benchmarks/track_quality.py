@@ -20,9 +20,10 @@ from facenet_pytorch import MTCNN
 
 from benchmarks.machine import describe_machine
 from pipeline.catalog import build_index
-from pipeline.config import Settings, TrackSettings, load_settings
+from pipeline.config import Settings, TrackSettings
 from pipeline.decode import VideoReader
 from pipeline.process import process_partition
+from pipeline.settings import load_settings
 from pipeline.store import FaceStore
 from pipeline.track import build_tracks, pairwise_iou
 from pipeline.types import Detections, Float32Array, Partition, VideoRef
@@ -116,7 +117,7 @@ def _best_iou(box_xyxy: Float32Array, candidates_xyxy: Float32Array) -> float:
 @click.option("--processes", default=2, show_default=True)
 def main(folder: str, params: str | None, processes: int) -> None:
     """Prints agreement for each video below FOLDER and for all together."""
-    settings = load_settings(params) if params else Settings()
+    settings = load_settings(params, Settings)
     index, _ = build_index(folder)
     print(describe_machine())
     print(f"{'video':<36}{'dense':>9}{'ours':>9}{'faces':>7}{'recall':>9}{'IoU':>9}{'extra':>9}")

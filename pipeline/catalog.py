@@ -19,6 +19,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.errors import InputError
 from pipeline.labels import LabelError, gather_facts, group_videos, is_utf8
 from pipeline.types import FAKE, REAL, VideoRef
 
@@ -43,11 +44,11 @@ INDEX_SCHEMA = pa.schema(
 )
 
 
-class NoVideosError(ValueError):
+class NoVideosError(InputError):
     """``VIDEOS`` names nothing that could be indexed."""
 
 
-class IndexFormatError(ValueError):
+class IndexFormatError(InputError):
     """A file that should be an index isn't one, or holds rows that can't be trusted."""
 
 

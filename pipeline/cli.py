@@ -8,15 +8,10 @@ from contextlib import contextmanager
 
 import click
 
-from pipeline.catalog import IndexFormatError, NoVideosError
-from pipeline.config import ConfigError
-from pipeline.labels import LabelError
-from pipeline.writer import StoreFormatError, StoreMismatchError, StoreWriteError
+from pipeline.errors import InputError, WriteError
 
 EXIT_TOO_MANY_FAILURES = 3
 EXIT_INTERRUPTED = 130
-
-_BAD_INPUT = (ConfigError, IndexFormatError, LabelError, NoVideosError, StoreFormatError, StoreMismatchError, OSError)
 
 
 class BadInputError(click.ClickException):
@@ -43,11 +38,11 @@ def plain_errors(debug: bool) -> Iterator[None]:
     except Exception as error:  # The boundary of a command: libraries behind a URL raise errors of all kinds.
         if debug:
             traceback.print_exc()
-        if isinstance(error, StoreWriteError):
+        if isinstance(error, WriteError):
             raise RunFailedError(
-                f"{error}; what is committed is safe: mend that and run the same command again"
+                f"{error}; what was written before is safe: mend that and run the same command again"
             ) from error
-        if isinstance(error, _BAD_INPUT):
+        if isinstance(error, InputError | OSError):
             raise BadInputError(str(error)) from error
         raise RunFailedError(f"{type(error).__name__}: {error} (--debug shows where this came from)") from error
 

@@ -1,35 +1,21 @@
-"""``params.yaml`` -> typed, frozen settings. An unknown or bad key is an error that names it and what is allowed.
-
-Only what changes results lives here. Paths are arguments; facts about machines (workers, scheduler, device) are flags.
-"""
+"""The settings of the extraction, and their fingerprint."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
+
+from pipeline.settings import Section
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 # YAML's only sequence is a list.
 Thresholds = Annotated[tuple[Probability, Probability, Probability], Field(strict=False)]
-OTHER_STAGES = frozenset({"data", "sample", "train", "predict", "evaluate"})
-"""Sections of the same file that belong to other stages; they are read there and ignored here."""
 
 
-class ConfigError(ValueError):
-    """The settings can't be used; the message names the key, its value and what is allowed."""
-
-
-class _Section(BaseModel):
-    # Strict: YAML reads `yes` as true, which would otherwise pass for the number 1.
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class DetectSettings(_Section):
+class DetectSettings(Section):
     """How faces are found in sampled frames (MTCNN)."""
 
     every_n_frames: int = Field(10, ge=1)
@@ -54,7 +40,7 @@ class DetectSettings(_Section):
     to the next such frame: bounds memory."""
 
 
-class TrackSettings(_Section):
+class TrackSettings(Section):
     """How detections become tracks."""
 
     min_iou: Probability = 0.2
@@ -73,7 +59,7 @@ class TrackSettings(_Section):
     """A track ends at a cut where the surroundings of its face, too, are less alike than this."""
 
 
-class CropSettings(_Section):
+class CropSettings(Section):
     """How a track becomes a clip."""
 
     mode: Literal["union", "follow"] = "union"
@@ -87,7 +73,7 @@ class CropSettings(_Section):
     follow_percentile: float = Field(90.0, ge=0.0, le=100.0)
 
 
-class StoreSettings(_Section):
+class StoreSettings(Section):
     """How clips lie on disk. Lossless whatever the codec."""
 
     codec: Literal["none", "lz4", "zstd"] = "zstd"
@@ -103,13 +89,13 @@ class StoreSettings(_Section):
             )
 
 
-class ExtractSettings(_Section):
+class ExtractSettings(Section):
     """How work is cut up. Changes neither pixels nor boxes, so it is not part of the fingerprint."""
 
     videos_per_partition: int = Field(16, ge=1)
 
 
-class Settings(_Section):
+class Settings(Section):
     """Everything of ``params.yaml`` that the extraction reads."""
 
     detect: DetectSettings = DetectSettings()
@@ -126,52 +112,3 @@ class Settings(_Section):
         """Sixteen hex digits of SHA-256 over :meth:`results_settings`."""
         canonical = json.dumps(self.results_settings(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
-
-
-def _allowed_keys(location: tuple[int | str, ...]) -> str:
-    """The keys beside a bad one, or the sections if the section itself is unknown."""
-    section = getattr(Settings(), str(location[0]), None) if len(location) > 1 else None
-    if isinstance(section, BaseModel):
-        return ", ".join(type(section).model_fields)
-    return ", ".join([*Settings.model_fields, *sorted(OTHER_STAGES)])
-
-
-def parse_settings(document: Any, source: str) -> Settings:
-    """Settings from parsed YAML; missing sections and keys get their defaults.
-
-    Raises:
-        ConfigError: an unknown key, a value of a wrong type or out of range; all of them are named.
-    """
-    if document is None:
-        document = {}
-    if not isinstance(document, dict):
-        raise ConfigError(f"{source}: expected sections such as 'detect:', got {type(document).__name__}")
-    own = {key: value for key, value in document.items() if key not in OTHER_STAGES}
-    own = {key: {} if value is None and key in Settings.model_fields else value for key, value in own.items()}
-    try:
-        return Settings.model_validate(own)
-    except ValidationError as error:
-        lines = []
-        for problem in error.errors():
-            key = ".".join(map(str, problem["loc"])) or "settings"
-            if problem["type"] == "extra_forbidden":
-                lines.append(f"unknown key '{key}'; allowed here: {_allowed_keys(problem['loc'])}")
-            else:
-                lines.append(f"'{key}' is {problem['input']!r}: {problem['msg']}")
-        raise ConfigError(f"{source}: " + "; ".join(lines)) from None
-
-
-def load_settings(path: str | Path) -> Settings:
-    """Settings from a YAML file.
-
-    Raises:
-        ConfigError: as :func:`parse_settings`, or the file can't be read or isn't YAML.
-    """
-    try:
-        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"settings can't be read from {path}: {reason}; give another file with --params") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    return parse_settings(document, str(path))

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from time import perf_counter
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -22,12 +22,12 @@ from facenet_pytorch import MTCNN
 
 from pipeline.cascade import Faces, Networks, detect_faces
 from pipeline.config import DetectSettings
+from pipeline.device import Device, choose_device
 from pipeline.frame import Frame, swap_red_and_blue
 from pipeline.types import Detections, Float32Array, UInt8Array
 
 logger = logging.getLogger(__name__)
 
-Device = Literal["auto", "cpu", "cuda"]
 Thresholds = tuple[float, float, float]
 T = TypeVar("T")
 R = TypeVar("R")
@@ -66,19 +66,6 @@ def retry_ladder(settings: DetectSettings, width: int, height: int) -> list[Rung
     if settings.retry_thresholds is not None:
         rungs.append(Rung(scale * settings.retry_scale, settings.retry_thresholds, keep_one=True))
     return rungs
-
-
-def choose_device(device: Device) -> str:
-    """``auto`` -> cuda where there is one, else cpu.
-
-    Raises:
-        ValueError: cuda was asked for and there is none.
-    """
-    if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda, but torch finds no CUDA device here; use --device cpu or auto")
-    return device
 
 
 def _is_out_of_memory(error: RuntimeError | MemoryError) -> bool:

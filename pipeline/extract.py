@@ -29,10 +29,11 @@ from pipeline.cluster import (
     run_on_cluster,
     threads_per_worker,
 )
-from pipeline.config import Settings, load_settings
-from pipeline.detect import Device, choose_device
+from pipeline.config import Settings
+from pipeline.device import Device, choose_device
 from pipeline.plan import partition_number, plan_partitions
 from pipeline.process import process_partition
+from pipeline.settings import load_settings
 from pipeline.store import FaceStore
 from pipeline.types import STATUSES, Partition, VideoOutcome, VideoRef
 from pipeline.upkeep import forget_videos, remove_orphans
@@ -40,13 +41,6 @@ from pipeline.writer import PartitionWriter, check_settings, create_or_resume
 
 FAILURES = ("decode_error", "failed")
 MAX_LISTED_FAILURES = 10
-
-
-def _settings(params: str | None) -> Settings:
-    """From --params, else from params.yaml here, else the defaults."""
-    if params is None and not Path("params.yaml").is_file():
-        return Settings()
-    return load_settings(params or "params.yaml")
 
 
 def _absolute(store: str) -> str:
@@ -194,10 +188,7 @@ def _plan(
     retry_failed: bool,
 ) -> _Job:
     """What is left to do in that store; nothing is written."""
-    try:
-        chosen_device = choose_device(device)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
+    chosen_device = choose_device(device)
     rows = []
     if check_settings(store, settings):
         rows = FaceStore.open(store).read_table("videos", ["video_id", "status"]).to_pylist()
@@ -266,7 +257,7 @@ def main(
     with plain_errors(debug):
         if scheduler and workers is not None:
             raise click.UsageError("--scheduler has workers of its own; leave --workers out")
-        settings = _settings(params)
+        settings = load_settings(params, Settings)
         index, report = build_index(videos, labels)
         for line in report.lines():
             click.echo(line, err=True)

@@ -20,13 +20,14 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from pipeline.errors import InputError
 from pipeline.types import FAKE, REAL
 
 _LABELS = {"REAL": REAL, "FAKE": FAKE, "0": REAL, "1": FAKE, "": None}
 _LABEL_NAMES = {REAL: "REAL", FAKE: "FAKE"}
 
 
-class LabelError(ValueError):
+class LabelError(InputError):
     """Labels that can't be believed; says which file, which entry, and what to do."""
 
 

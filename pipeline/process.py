@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from pipeline.config import Settings
 from pipeline.crop import crop_square, crop_squares, sharpness
 from pipeline.decode import VideoDecodeError, VideoReader
-from pipeline.detect import Device, FaceDetector, Rung, retry_ladder, shared_detector
+from pipeline.detect import FaceDetector, Rung, retry_ladder, shared_detector
+from pipeline.device import Device
 from pipeline.files import StoreFiles
 from pipeline.frame import Frame, swap_red_and_blue
 from pipeline.scenes import CutFinder

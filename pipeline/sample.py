@@ -1,6 +1,7 @@
 """The embedded sample: a small data set shaped like DFDC, made on the spot from public-domain portraits.
 
 OUT/train/*.mp4 and metadata.json     real videos, and fakes that name their original
+OUT/labels.csv                        the same, with the person in each video as its group: no split cuts people
 OUT/test/*.mp4                        more of both from other takes, unlabelled
 OUT/sample_submission.csv             the rows that a submission for the test folder has
 OUT/sample.json                       the settings it was made with
@@ -185,14 +186,23 @@ def render_all(takes: list[Take], root: Path, grade: Grade, num_frames: int) -> 
 
 
 def write_tables(takes: list[Take], root: Path, settings: SampleSettings) -> None:
-    """``metadata.json`` as DFDC has it, ``sample_submission.csv``, and last ``sample.json``."""
+    """``metadata.json`` as DFDC has it, ``labels.csv``, ``sample_submission.csv``, and last ``sample.json``."""
     metadata = {}
+    labels = []
     for take in takes:
         if take.folder == "train":
-            original, *fakes = (clip.name for clip in take.clips)
-            metadata[original] = {"label": "REAL", "split": "train"}
-            metadata |= {fake: {"label": "FAKE", "split": "train", "original": original} for fake in fakes}
+            original, *fakes = take.clips
+            metadata[original.name] = {"label": "REAL", "split": "train"}
+            labels.append([original.name, "REAL", "", take.portrait.person, ""])
+            for fake in fakes:
+                metadata[fake.name] = {"label": "FAKE", "split": "train", "original": original.name}
+                donor = fake.donor.person if fake.kind == "swap" else ""
+                labels.append([fake.name, "FAKE", original.name, take.portrait.person, donor])
     (root / "train" / "metadata.json").write_text(json.dumps(metadata, indent=1, sort_keys=True) + "\n")
+    with (root / "labels.csv").open("w", newline="") as file:
+        rows = csv.writer(file, lineterminator="\n")
+        rows.writerow(["path", "label", "original", "group", "donor"])
+        rows.writerows(sorted(labels))
     with (root / "sample_submission.csv").open("w", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["filename", "label"])

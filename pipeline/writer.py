@@ -11,7 +11,6 @@ import io
 import json
 import secrets
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
@@ -21,9 +20,12 @@ import zarr
 from zarr.codecs import BloscCodec, ZstdCodec
 
 from pipeline.config import Settings, StoreSettings
+from pipeline.errors import InputError, WriteError
 from pipeline.files import StoreFiles
 from pipeline.schema import FORMAT, FORMAT_VERSION, StoredTrack, tracks_table, videos_table
+from pipeline.settings import differences
 from pipeline.types import UInt8Array, VideoOutcome
+from pipeline.versions import installed_versions
 
 # Rust codecs, several times faster than zarr's own on the same files.
 CODEC_PIPELINE = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}
@@ -47,28 +49,21 @@ _LIBRARIES = (
 )
 
 
-class StoreFormatError(ValueError):
+class StoreFormatError(InputError):
     """What lies there is no store of this format, or is damaged; the message names what is wrong and what to do."""
 
 
-class StoreMismatchError(ValueError):
+class StoreMismatchError(InputError):
     """The store was made with other settings; the message shows both values."""
 
 
-class StoreWriteError(OSError):
+class StoreWriteError(WriteError):
     """The store can't be written any more (disk full, read-only, gone): trouble of the run, not of a video."""
 
 
 def library_versions() -> dict[str, str]:
     """Versions of this code and of the libraries that have a hand in pixels and boxes."""
-    versions = {}
-    for name in _LIBRARIES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            # opencv-python-headless serves as well; this code may run from a checkout.
-            versions[name] = "not installed under this name"
-    return versions
+    return installed_versions(_LIBRARIES)
 
 
 def read_manifest(files: StoreFiles) -> dict[str, Any]:
@@ -93,14 +88,6 @@ def read_manifest(files: StoreFiles) -> dict[str, Any]:
     return manifest
 
 
-def _differences(theirs: Any, ours: Any, prefix: str = "") -> list[str]:
-    """Where two settings trees differ: 'crop.size: store 256, now 224'."""
-    if isinstance(theirs, dict) and isinstance(ours, dict):
-        keys = sorted(theirs.keys() | ours.keys())
-        return [line for key in keys for line in _differences(theirs.get(key), ours.get(key), f"{prefix}.{key}")]
-    return [] if theirs == ours else [f"{prefix[1:]}: store {json.dumps(theirs)}, now {json.dumps(ours)}"]
-
-
 def check_settings(url: str, settings: Settings) -> bool:
     """Whether there is a store at that place; one that is there must have been made with the same settings.
 
@@ -118,10 +105,10 @@ def check_settings(url: str, settings: Settings) -> bool:
         if any(not name.startswith(".store.json.") for name in files.names()):
             raise StoreFormatError(f"{url} is not empty and has no store.json; choose an empty or a new folder")
         return False
-    differences = _differences(read_manifest(files).get("settings"), settings.results_settings())
-    if differences:
+    found = differences(read_manifest(files).get("settings"), settings.results_settings(), ("store", "now"))
+    if found:
         raise StoreMismatchError(
-            f"{url} was made with other settings ({'; '.join(differences)}); clips made in two ways don't mix: "
+            f"{url} was made with other settings ({'; '.join(found)}); clips made in two ways don't mix: "
             "use the settings of the store, or another folder"
         )
     return True

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pipeline.cli import plain_errors, printable
-from pipeline.config import ConfigError
+from pipeline.settings import ConfigError
 from pipeline.writer import StoreWriteError
 
 
@@ -27,7 +27,7 @@ def run(error: BaseException, debug: bool = False) -> Result:
     [
         (ConfigError("unknown key 'a'"), 2, "unknown key 'a'"),
         (FileNotFoundError("no such folder"), 2, "no such folder"),
-        (StoreWriteError("disk full"), 1, "what is committed is safe"),
+        (StoreWriteError("disk full"), 1, "what was written before is safe"),
         (LookupError("no credentials"), 1, "LookupError: no credentials (--debug"),
         (click.UsageError("which one?"), 2, "which one?"),
     ],

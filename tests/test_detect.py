@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import DetectSettings
-from pipeline.detect import FaceDetector, Rung, Thresholds, VideoDetections, choose_device, retry_ladder
+from pipeline.detect import FaceDetector, Rung, Thresholds, VideoDetections, retry_ladder
 from pipeline.frame import Frame, swap_red_and_blue
 from pipeline.types import Detections, Float32Array, UInt8Array
 from tests.faces import stretched_portrait
@@ -368,19 +368,6 @@ def test_what_ran_out_of_memory_is_told(
     assert [record.getMessage() for record in caplog.records] == [
         "out of memory on 2 frames of (40, 50, 3); trying less"
     ]
-
-
-def test_cuda_where_there_is_none_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert choose_device("auto") == choose_device("cpu") == "cpu"
-    with pytest.raises(ValueError, match=r"no CUDA device here; use --device cpu or auto"):
-        choose_device("cuda")
-
-
-def test_auto_takes_cuda_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert choose_device("auto") == choose_device("cuda") == "cuda"
-    assert choose_device("cpu") == "cpu"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device here")

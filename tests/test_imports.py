@@ -24,11 +24,13 @@ COMMANDS = frozenset(
         "inference.evaluate",
     }
 )
+SHARED = ("store", "files", "types", "errors", "settings", "cli", "device", "versions")
+"""Modules of the pipeline that every stage speaks: the store, its vocabulary, and how commands are given and fail."""
 FOREIGN: Mapping[str, frozenset[str]] = {
     "pipeline": frozenset(),
-    "training": frozenset({"pipeline.store", "pipeline.types"}),
+    "training": frozenset(f"pipeline.{name}" for name in SHARED),
     "inference": frozenset(
-        {"pipeline.store", "pipeline.types", "training.models", "training.dataset", "training.checkpoint"}
+        [*(f"pipeline.{name}" for name in SHARED), "training.models", "training.dataset", "training.checkpoint"]
     ),
 }
 """What a package may import of the others."""

@@ -1,0 +1,22 @@
+"""Which device: what was asked for, or an error that says what to do."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from pipeline.device import choose_device
+from pipeline.errors import InputError
+
+
+def test_cuda_where_there_is_none_is_told_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == choose_device("cpu") == "cpu"
+    with pytest.raises(InputError, match=r"no CUDA device here; use --device cpu or auto"):
+        choose_device("cuda")
+
+
+def test_auto_takes_cuda_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert choose_device("auto") == choose_device("cuda") == "cuda"
+    assert choose_device("cpu") == "cpu"
