@@ -13,7 +13,7 @@ import pytest
 
 from pipeline.schema import CIRCUMSTANCE_COLUMNS, PLACEMENT_COLUMNS, TRACKS_SCHEMA, VIDEOS_SCHEMA
 from pipeline.types import STATUSES
-from tests.test_store import make_video, small_store, write_partition
+from tests.stores import make_video, small_store, write_partition
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "store-format.md").read_text(encoding="utf-8")
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from pipeline.store import FaceStore, _commands
 from pipeline.upkeep import describe_store, find_orphans, forget_videos, remove_orphans, verify_store
 from pipeline.writer import PartitionWriter
-from tests.test_store import (
+from tests.stores import (
     SETTINGS,
     SHARD,
     SIZE,

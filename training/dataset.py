@@ -1,0 +1,149 @@
+"""Clips of T frames from a face-clip store, local or remote, for training, validation and scoring.
+
+Chance stays outside: a :class:`Window` says which track and where in it, so the same windows give the same clips
+whatever the number of loading processes. The store is opened by the process that reads, and a window is read once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from pipeline.errors import InputError
+from pipeline.store import FaceStore
+from pipeline.types import UInt8Array
+
+Int64Array = NDArray[np.int64]
+
+COLUMNS = ("video_id", "track_id", "array", "row_start", "row_stop", "label", "source_id", "group_id", "checksum")
+
+_ORDER = ("group_id", "source_id", "video_id", "track_id")
+
+
+class Window(NamedTuple):
+    """Where a clip begins."""
+
+    row: int
+    """Of the table of tracks."""
+    position: float
+    """In [0, 1): 0 is the track's first possible window, just below 1 its last."""
+
+
+class Sample(NamedTuple):
+    """One clip, or a batch of B of them: then every field has a first axis of that length."""
+
+    frames: Tensor
+    """uint8 (T, H, W, 3), RGB."""
+    label: Tensor
+    """int64 (): 0 REAL, 1 FAKE, -1 unknown."""
+    row: Tensor
+    """int64 (), of the table of tracks."""
+
+
+def read_tracks(store: FaceStore) -> pa.Table:
+    """All tracks of a store with the columns :data:`COLUMNS`, what is alike side by side.
+
+    The order, by group, original, video and track, doesn't depend on how the store was written.
+
+    Raises:
+        InputError: there is none.
+    """
+    tracks = store.read_table("tracks", COLUMNS).sort_by([(key, "ascending") for key in _ORDER])
+    if not tracks.num_rows:
+        raise InputError(f"{store.url} holds no tracks; extract videos with faces into it first")
+    return tracks
+
+
+def labelled(tracks: pa.Table, url: str) -> pa.Table:
+    """The tracks whose label is known.
+
+    Raises:
+        InputError: none is, or all are of one class.
+    """
+    known = tracks.filter(pc.is_valid(tracks["label"]))
+    classes = set(known["label"].to_pylist())
+    if len(classes) < 2:
+        found = "only REAL ones" if classes == {0} else "only FAKE ones" if classes else "none with a label"
+        raise InputError(
+            f"{url}: of its {tracks.num_rows} tracks there are {found}, and training needs both classes; "
+            "extract again with --labels, or from a folder that has labels"
+        )
+    return known
+
+
+def contents_digest(tracks: pa.Table) -> str:
+    """Sixteen hex digits that change with any clip, label or group, but not with where in the store a clip lies."""
+    content = tracks.drop_columns(["array", "row_start", "row_stop"])
+    lines = (json.dumps(row, sort_keys=True).encode() for row in content.to_pylist())
+    return hashlib.sha256(b"\n".join(lines)).hexdigest()[:16]
+
+
+def frame_indices(
+    length: int, position: float, clip_frames: int, frame_step: int
+) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """Which frames of a track make the clip, int64 (clip_frames,). A track that is too short is looped."""
+    span = (clip_frames - 1) * frame_step + 1
+    offsets = np.arange(clip_frames) * frame_step
+    if length < span:
+        return offsets % length
+    return int(position * (length - span + 1)) + offsets
+
+
+def even_windows(num_tracks: int, windows_per_track: int) -> list[Window]:
+    """The same number of windows of every track, evenly spaced over it, track by track."""
+    positions = (np.arange(windows_per_track) + 0.5) / windows_per_track
+    return [Window(row, float(position)) for row in range(num_tracks) for position in positions]
+
+
+class ClipDataset(Dataset[Sample]):
+    """Clips by :class:`Window`.
+
+    Args:
+        store: where the frames are; it is sent to loading processes by its URL and opened there.
+        tracks: table with the columns ``array, row_start, row_stop, label``.
+        clip_frames: T, frames of a clip.
+        frame_step: every n-th frame of the track.
+
+    Attributes:
+        labels: int64 (N,), of the tracks; -1 unknown.
+    """
+
+    def __init__(self, store: FaceStore, tracks: pa.Table, clip_frames: int, frame_step: int = 1) -> None:
+        self.store = store
+        self.clip_frames = clip_frames
+        self.frame_step = frame_step
+        self.labels: Int64Array = tracks["label"].fill_null(-1).to_numpy().astype(np.int64)
+        self._arrays = tracks["array"].combine_chunks()
+        self._row_starts = tracks["row_start"].to_numpy()
+        self._lengths = tracks["row_stop"].to_numpy() - self._row_starts
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    @property
+    def span(self) -> int:
+        """Frames of a track from a clip's first to its last."""
+        return (self.clip_frames - 1) * self.frame_step + 1
+
+    @property
+    def num_looped(self) -> int:
+        """Tracks too short for a clip, whose frames are repeated from the start."""
+        return int((self._lengths < self.span).sum())
+
+    def __getitem__(self, window: Window) -> Sample:
+        row, position = window
+        length, row_start = int(self._lengths[row]), int(self._row_starts[row])
+        indices = frame_indices(length, position, self.clip_frames, self.frame_step)
+        first, last = int(indices.min()), int(indices.max())
+        track = {"array": self._arrays[row].as_py(), "row_start": row_start, "row_stop": row_start + length}
+        frames: UInt8Array = self.store.frames(track, first, last + 1)
+        return Sample(torch.from_numpy(frames[indices - first]), torch.tensor(self.labels[row]), torch.tensor(row))

@@ -1,0 +1,138 @@
+"""The folder of one training run: what it is a run of, how far it came, and what it left.
+
+RUN_DIR/
+  config.yaml          what it is a run of
+  resume.pt            all that --resume needs; tensors and numbers only
+  best.safetensors     the checkpoint of the best epoch so far
+  last.safetensors     the checkpoint of the last epoch
+  metrics.json         of the best and of the last epoch
+  history.csv          a row an epoch
+  steps.csv            a row a batch
+  tensorboard/         the same as curves
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+import yaml
+from torch.utils.tensorboard import SummaryWriter
+
+from pipeline.errors import InputError
+from pipeline.files import StoreFiles
+from pipeline.settings import differences
+from training.checkpoint import CheckpointInfo, save_checkpoint, write_file
+from training.state import TrainState
+
+_NOT_COMPARED = "versions"
+"""Of ``config.yaml``: what may change before a run goes on."""
+
+
+def read_state(path: str | Path) -> dict[str, Any] | None:
+    """What a run had saved last, on the CPU; None where it has saved nothing yet.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    files = StoreFiles(str(path))
+    if not files.exists("resume.pt"):
+        return None
+    try:
+        state: dict[str, Any] = torch.load(io.BytesIO(files.read("resume.pt")), map_location="cpu", weights_only=True)
+    except (RuntimeError, UnpicklingError, EOFError) as error:
+        raise InputError(f"{path}/resume.pt is damaged ({error}); start the run anew in another folder") from error
+    return state
+
+
+class RunFolder:
+    """A run's folder, made or found. One process writes to it.
+
+    Args:
+        path: RUN_DIR.
+        config: what it is a run of, as JSON types.
+        resume: whether to go on with the run that is there.
+
+    Raises:
+        InputError: another run or something else is there, or a run that isn't to be resumed.
+    """
+
+    def __init__(self, path: str | Path, config: Mapping[str, Any], resume: bool) -> None:
+        self.files = StoreFiles(str(path))
+        if self.files.exists("config.yaml"):
+            self._check(config, resume)
+        elif self.files.names():
+            raise InputError(f"{path} is not empty and holds no run; choose another folder")
+        else:
+            self.files.make_folder("")
+            write_file(self.files, "config.yaml", yaml.safe_dump(dict(config), sort_keys=False).encode())
+        state = read_state(path)
+        step = state["progress"]["step"] if state else 0
+        self._keep_steps_before(step)
+        self._steps = Path(path, "steps.csv").open("a", encoding="utf-8")  # noqa: SIM115  closed by close()
+        self._curves = SummaryWriter(str(Path(path, "tensorboard")), purge_step=step)
+
+    def _check(self, config: Mapping[str, Any], resume: bool) -> None:
+        if not resume:
+            raise InputError(
+                f"{self.files.url} holds a run already; --resume goes on with it, or choose another folder"
+            )
+        found = yaml.safe_load(self.files.read("config.yaml"))
+        theirs, ours = ({key: value for key, value in c.items() if key != _NOT_COMPARED} for c in (found, config))
+        if different := differences(theirs, json.loads(json.dumps(ours)), ("run", "now")):
+            raise InputError(
+                f"{self.files.url} is another run ({'; '.join(different)}); resume it with what it was started with, "
+                "or choose another folder"
+            )
+
+    def _keep_steps_before(self, step: int) -> None:
+        """Forget the rows that were written after the state that the run goes on from."""
+        rows: list[list[str]] = []
+        if self.files.exists("steps.csv"):
+            # A kill may have cut the last line short.
+            lines = self.files.read("steps.csv").decode().splitlines(keepends=True)
+            rows = [*csv.reader(line for line in lines if line.endswith("\n"))]
+        kept = [row for row in rows[1:] if int(row[0]) < step]
+        text = "".join(f"{','.join(row)}\n" for row in [["step", "epoch", "loss", "learning_rate"], *kept])
+        write_file(self.files, "steps.csv", text.encode())
+
+    def log_batch(self, step: int, epoch: int, loss: float, learning_rate: float) -> None:
+        """One row of ``steps.csv``."""
+        self._steps.write(f"{step},{epoch},{loss!r},{learning_rate!r}\n")
+        self._curves.add_scalar("train/loss", loss, step)
+        self._curves.add_scalar("train/learning_rate", learning_rate, step)
+
+    def save_state(self, state: TrainState) -> None:
+        """Replace what ``--resume`` goes on from. The rows of its batches are written before it."""
+        self._steps.flush()
+        buffer = io.BytesIO()
+        torch.save(state.to_dict(), buffer)
+        write_file(self.files, "resume.pt", buffer.getvalue())
+
+    def save_epoch(self, state: TrainState, info: CheckpointInfo) -> None:
+        """The checkpoints, tables and curves after an epoch, and the state last."""
+        row = state.history[-1]
+        weights = state.scored_model.state_dict()
+        save_checkpoint(self.files, "last.safetensors", weights, info)
+        if state.best is row:
+            save_checkpoint(self.files, "best.safetensors", weights, info)
+        text = io.StringIO()
+        rows = csv.DictWriter(text, row.keys(), lineterminator="\n")
+        rows.writeheader()
+        rows.writerows(state.history)
+        write_file(self.files, "history.csv", text.getvalue().encode())
+        metrics = {"best": state.best, "last": row}
+        write_file(self.files, "metrics.json", (json.dumps(metrics, indent=1) + "\n").encode())
+        for name, value in row.items():
+            self._curves.add_scalar(f"epoch/{name}", value, state.progress.step)
+        self.save_state(state)
+
+    def close(self) -> None:
+        self._steps.close()
+        self._curves.close()
