@@ -74,6 +74,8 @@ class TrainSettings(Section):
     """Another seed, another choice of groups by the fraction."""
     validation_windows: int = Field(1, ge=1)
     """Clips taken of each track to validate, evenly spaced."""
+    validate_every_epochs: int = Field(1, ge=1)
+    """Epochs from one validation, with its checkpoint, to the next; the last is always validated."""
     validation_mirror: bool = False
     """Each of them is scored with its mirror image, too."""
     epochs: int = Field(20, ge=1)
@@ -88,6 +90,8 @@ class TrainSettings(Section):
     warmup_fraction: float = Field(0.3, gt=0.0, lt=1.0)
     """Share of the steps on the way to the top."""
     weight_decay: float = Field(0.01, ge=0.0)
+    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
+    """Share of each label that is spread evenly over the classes: keeps a model from being too sure."""
     max_gradient_norm: float | None = Field(1.0, gt=0.0)
     """Longer gradients are shortened to this; null: never."""
     ema_decay: float | None = Field(None, gt=0.0, lt=1.0)

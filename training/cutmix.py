@@ -106,21 +106,22 @@ def paste(clips: Tensor, mix: Mix) -> Tensor:
     return torch.where(inside, clips[donors], clips)
 
 
-def mixed_cross_entropy(logits: Tensor, labels: Tensor, mix: Mix | None) -> Tensor:
+def mixed_cross_entropy(logits: Tensor, labels: Tensor, mix: Mix | None, label_smoothing: float = 0.0) -> Tensor:
     """Mean over the batch of ``lam * CE(own label) + (1 - lam) * CE(donor's label)``.
 
     Args:
         logits: (B, classes), any float dtype; the loss is computed in float32.
         labels: int64 (B,), of the clips before they were mixed.
         mix: what :func:`paste` was given; None for a batch that wasn't mixed: plain cross-entropy.
+        label_smoothing: share of each label that is spread evenly over the classes, in [0, 1).
 
     Returns:
         float32 scalar, natural log.
     """
-    own_loss = cross_entropy(logits.float(), labels, reduction="none")
+    own_loss = cross_entropy(logits.float(), labels, reduction="none", label_smoothing=label_smoothing)
     if mix is None:
         return own_loss.mean()
     donors = torch.as_tensor(mix.donors, device=labels.device)
     lam = torch.as_tensor(mix.lam, dtype=torch.float32, device=logits.device)
-    donor_loss = cross_entropy(logits.float(), labels[donors], reduction="none")
+    donor_loss = cross_entropy(logits.float(), labels[donors], reduction="none", label_smoothing=label_smoothing)
     return (lam * own_loss + (1 - lam) * donor_loss).mean()

@@ -8,6 +8,7 @@ from functools import partial
 import pyarrow as pa
 from torch.utils.data import DataLoader
 
+from pipeline.errors import InputError
 from pipeline.store import FaceStore
 from training.config import TrainSettings
 from training.dataset import ClipDataset, Sample, even_windows, labelled, read_tracks
@@ -68,6 +69,11 @@ def open_clips(
     )
     training, validation = (ClipDataset(store, side, spec.clip_frames, spec.frame_step) for side in sides)
     batches = BalancedBatches(training.labels, settings.batch_size, settings.seed, rank, world_size)
+    if min(batches.batch_sizes) < world_size:
+        raise InputError(
+            f"an epoch's {sum(batches.batch_sizes)} clips in batches of {settings.batch_size} leave some of the "
+            f"{world_size} processes without a clip; use fewer processes or another train.batch_size"
+        )
     windows = even_windows(len(validation), settings.validation_windows)[rank::world_size]
     size = max(1, settings.batch_size // world_size)
     open_loader = partial(

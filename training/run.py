@@ -6,7 +6,7 @@ RUN_DIR/
   best.safetensors     the checkpoint of the best epoch so far
   last.safetensors     the checkpoint of the last epoch
   metrics.json         of the best and of the last epoch
-  history.csv          a row an epoch
+  history.csv          a row for each epoch that was validated
   steps.csv            a row a batch
   tensorboard/         the same as curves
 """
@@ -75,7 +75,7 @@ class RunFolder:
         state = read_state(path)
         step = state["progress"]["step"] if state else 0
         self._keep_steps_before(step)
-        self._steps = Path(path, "steps.csv").open("a", encoding="utf-8")  # noqa: SIM115  closed by close()
+        self._steps = Path(path, "steps.csv")
         self._curves = SummaryWriter(str(Path(path, "tensorboard")), purge_step=step)
 
     def _check(self, config: Mapping[str, Any], resume: bool) -> None:
@@ -104,13 +104,13 @@ class RunFolder:
 
     def log_batch(self, step: int, epoch: int, loss: float, learning_rate: float) -> None:
         """One row of ``steps.csv``."""
-        self._steps.write(f"{step},{epoch},{loss!r},{learning_rate!r}\n")
+        with self._steps.open("a", encoding="utf-8") as rows:
+            rows.write(f"{step},{epoch},{loss!r},{learning_rate!r}\n")
         self._curves.add_scalar("train/loss", loss, step)
         self._curves.add_scalar("train/learning_rate", learning_rate, step)
 
     def save_state(self, state: TrainState) -> None:
-        """Replace what ``--resume`` goes on from. The rows of its batches are written before it."""
-        self._steps.flush()
+        """Replace what ``--resume`` goes on from."""
         buffer = io.BytesIO()
         torch.save(state.to_dict(), buffer)
         write_file(self.files, "resume.pt", buffer.getvalue())
@@ -134,5 +134,5 @@ class RunFolder:
         self.save_state(state)
 
     def close(self) -> None:
-        self._steps.close()
+        """Write what the curves still hold back."""
         self._curves.close()

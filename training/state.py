@@ -77,7 +77,7 @@ class TrainState:
     """Of losses, in float16."""
     progress: Progress = field(default_factory=Progress)
     history: list[Row] = field(default_factory=list)
-    """A row an epoch."""
+    """A row for each epoch that was validated."""
 
     @property
     def scored_model(self) -> nn.Module:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from pipeline.cli import EXIT_INTERRUPTED, plain_errors, printable
 from pipeline.device import Device, choose_device
+from pipeline.errors import InputError
 from pipeline.settings import load_settings
 from pipeline.store import FaceStore
 from training.checkpoint import CheckpointInfo, library_versions
@@ -49,7 +50,13 @@ def spec_of(name: str, settings: TrainSettings) -> ModelSpec:
 
 
 def mixed_precision(precision: str, device: str) -> str:
-    """What accelerate is told: ``auto`` is bf16 where the hardware multiplies it faster than float32."""
+    """What accelerate is told: ``auto`` is bf16 where the hardware multiplies it faster than float32.
+
+    Raises:
+        InputError: float16 on a CPU.
+    """
+    if precision == "fp16" and device == "cpu":
+        raise InputError("train.precision fp16 needs a GPU; use auto, bf16 or none")
     if precision == "auto":
         capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
         fast = torch.cuda.is_bf16_supported() if device == "cuda" else capabilities.get("amx_bf16", False)
@@ -82,7 +89,7 @@ def batch_loss(
         clips = paste(clips, mix)
     with accelerator.autocast():
         logits = model(clips)
-    return mixed_cross_entropy(logits, labels, mix)
+    return mixed_cross_entropy(logits, labels, mix, settings.label_smoothing)
 
 
 def check_finite(loss: float, gradient_norm: float, clips: Clips, sample: Sample, run_dir: str) -> None:
@@ -222,15 +229,20 @@ def fit(
                 saved_at = perf_counter()
             if stops:
                 bar.close()
+                if run is not None:
+                    run.close()
                 return False
             asked_at = perf_counter()
         bar.close()
 
+        state.progress = progress.next_epoch()
+        epochs_done = state.progress.epoch
+        if epochs_done % settings.validate_every_epochs and epochs_done < settings.epochs:
+            continue
         metrics = validate(
             accelerator, state.scored_model, spec, validation.loader, validation.tracks, settings.validation_mirror
         )
-        state.history.append({"epoch": progress.epoch + 1} | progress.row() | metrics)
-        state.progress = progress.next_epoch()
+        state.history.append({"epoch": epochs_done} | progress.row() | metrics)
         if run is not None:
             info = CheckpointInfo(
                 spec=spec,
@@ -238,12 +250,14 @@ def fit(
                 train_settings=about["train"],
                 store=about["store"],
                 train_prior=float(training.dataset.labels.mean()),
-                epoch=progress.epoch + 1,
+                epoch=epochs_done,
                 metrics=metrics,
                 versions=about["versions"],
             )
             run.save_epoch(state, info)
             click.echo(epoch_line(state.history[-1]))
+    if run is not None:
+        run.close()
     return True
 
 

@@ -1,0 +1,506 @@
+"""Training as its users meet it: what a run leaves, how it goes on after anything, and what it says about bad input."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import itertools
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import yaml
+from accelerate.state import AcceleratorState, GradientState
+from click.testing import CliRunner, Result
+from torch import Tensor, nn
+
+from pipeline.config import CropSettings, Settings, StoreSettings
+from pipeline.errors import InputError, WriteError
+from pipeline.files import StoreFiles
+from pipeline.types import UInt8Array
+from tests.stores import make_video, write_store
+from training import models
+from training.checkpoint import load_checkpoint, read_info
+from training.config import AugmentSettings, CutMixSettings, TrainSettings
+from training.train import DivergedError, fit, main, mixed_precision
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread", "fresh_accelerator")
+
+PROJECT = Path(__file__).resolve().parents[1]
+NO_AUGMENTATION = AugmentSettings(
+    crop_scale=(1.0, 1.0), crop_ratio=(1.0, 1.0), flip_probability=0.0, colour_probability=0.0
+)
+SETTINGS = TrainSettings(
+    input_size=64, clip_frames=8, epochs=3, batch_size=4, validation_fraction=0.4, precision="none", ema_decay=0.8
+)
+NUM_STEPS = 9
+"""Of a whole run: 5 of 8 groups train, so an epoch is 10 clips in 3 batches."""
+
+
+class Tiny(nn.Module):
+    """Everything that has a state: convolution, batch norm, dropout."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(3, 6, 3, stride=4)
+        self.norm = nn.BatchNorm3d(6)
+        self.drop = nn.Dropout(0.3)
+        self.fc = nn.Linear(6, num_classes)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        logits: Tensor = self.fc(self.drop(self.norm(self.conv(clips)).relu().amax((2, 3, 4))))
+        return logits
+
+
+class Plain(nn.Module):
+    """Nothing that depends on how clips are put into batches."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, num_classes)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        logits: Tensor = self.fc(clips.square().mean((2, 3, 4)))
+        return logits
+
+
+def add_small_models(register: Callable[[str, Any], None]) -> None:
+    for name, build in (("tiny", Tiny), ("plain", Plain)):
+        spec = models.ModelSpec(name, 64, 8, 1, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), {})
+        register(name, models._Model(spec, build, "fc.", {}))
+
+
+@pytest.fixture(autouse=True)
+def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    add_small_models(lambda name, model: monkeypatch.setitem(models._MODELS, name, model))
+
+
+@pytest.fixture
+def fresh_accelerator() -> Iterator[None]:
+    """accelerate remembers the first device and precision of a process."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def flickering(rng: np.random.Generator, label: int, length: int = 12) -> UInt8Array:
+    """A still picture of 64 px; of a fake, the middle changes its brightness from frame to frame."""
+    picture = np.repeat(np.repeat(rng.integers(60, 180, (8, 8, 3)), 8, axis=0), 8, axis=1)
+    frames = np.repeat(picture[None], length, axis=0)
+    if label:
+        frames[:, 16:48, 16:48] += rng.integers(-40, 40, (length, 1, 1, 1))
+    return frames.astype(np.uint8)
+
+
+def write_flickering_store(path: Path, num_groups: int = 8) -> str:
+    """Of each group an original and its fake, one track each."""
+    rng = np.random.default_rng(0)
+    videos = [
+        make_video(f"{group}/{label}.mp4", [12], label=label, group_id=f"g{group}", frames=flickering(rng, label))
+        for group in range(num_groups)
+        for label in (0, 1)
+    ]
+    made_with = Settings(crop=CropSettings(size=64), store=StoreSettings(chunk_frames=4, shard_frames=16))
+    return write_store(path, [videos], made_with).url
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_flickering_store(tmp_path_factory.mktemp("stores") / "store")
+
+
+@pytest.fixture(scope="module")
+def whole_run(store: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing happened to."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        add_small_models(lambda name, model: monkeypatch.setitem(models._MODELS, name, model))
+        path = tmp_path_factory.mktemp("runs") / "whole"
+        assert fit(store, str(path), "tiny", SETTINGS)
+        AcceleratorState._reset_state(reset_partial_state=True)
+    return path
+
+
+def steps(run_dir: Path) -> list[dict[str, str]]:
+    with (run_dir / "steps.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def weights(run_dir: Path, name: str = "last") -> dict[str, Tensor]:
+    return dict(safetensors.torch.load_file(run_dir / f"{name}.safetensors"))
+
+
+def assert_same_run(run_dir: Path, whole: Path) -> None:
+    """The same loss curve and the same weights, bit for bit."""
+    assert steps(run_dir) == steps(whole)
+    for name in ("best", "last"):
+        ours, theirs = weights(run_dir, name), weights(whole, name)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+class Killed(BaseException):
+    """What nothing in the code expects."""
+
+
+def kill_after(num_batches: int) -> Callable[[], bool]:
+    """Asked after each batch; the process dies instead of an answer."""
+    asked = itertools.count(1)
+
+    def should_stop() -> bool:
+        if next(asked) == num_batches:
+            raise Killed
+        return False
+
+    return should_stop
+
+
+def stop_after(num_batches: int) -> Callable[[], bool]:
+    asked = itertools.count(1)
+    return lambda: next(asked) == num_batches
+
+
+# What a run leaves
+
+
+def test_a_run_leaves_checkpoints_metrics_curves_and_its_settings(whole_run: Path) -> None:
+    assert {path.name for path in whole_run.iterdir()} == {
+        *("best.safetensors", "last.safetensors", "resume.pt", "config.yaml"),
+        *("metrics.json", "history.csv", "steps.csv", "tensorboard"),
+    }
+    with (whole_run / "history.csv").open(newline="") as file:
+        history = list(csv.DictReader(file))
+    assert [row["epoch"] for row in history] == ["1", "2", "3"]
+    metrics = json.loads((whole_run / "metrics.json").read_text())
+    assert metrics["last"] == {key: pytest.approx(float(value)) for key, value in history[-1].items()}
+    assert metrics["best"]["balanced_log_loss"] == min(float(row["balanced_log_loss"]) for row in history)
+    config = yaml.safe_load((whole_run / "config.yaml").read_text())
+    assert (config["model"], config["train"]["ema_decay"], config["processes"]) == ("tiny", 0.8, 1)
+    assert list((whole_run / "tensorboard").iterdir())
+
+
+def test_the_rate_goes_up_and_down_once_over_the_true_number_of_steps(whole_run: Path) -> None:
+    rows = steps(whole_run)
+    rates = [float(row["learning_rate"]) for row in rows]
+    assert [int(row["step"]) for row in rows] == list(range(NUM_STEPS))
+    assert max(rates) == pytest.approx(SETTINGS.max_learning_rate, rel=0.1)
+    assert rates[-1] < SETTINGS.max_learning_rate / 1000
+    assert np.sign(np.diff(rates)).tolist() == [1] * int(np.argmax(rates)) + [-1] * (
+        NUM_STEPS - 1 - int(np.argmax(rates))
+    )
+
+
+def test_a_checkpoint_knows_everything_needed_to_score_with_it(whole_run: Path, store: str) -> None:
+    model, info = load_checkpoint(whole_run / "best.safetensors")
+    assert (info.spec.name, info.spec.input_size, info.spec.clip_frames, info.num_classes) == ("tiny", 64, 8, 2)
+    assert info.store["fingerprint"] == yaml.safe_load((whole_run / "config.yaml").read_text())["store"]["fingerprint"]
+    assert info.store["settings"]["crop"]["size"] == 64
+    assert info.train_prior == 0.5
+    assert info.metrics["log_loss"] == json.loads((whole_run / "metrics.json").read_text())["best"]["log_loss"]
+    with torch.inference_mode():
+        assert model(info.spec.prepare(torch.zeros(2, 9, 50, 50, 3, dtype=torch.uint8))).shape == (2, 2)
+
+
+def test_the_average_of_the_weights_is_what_is_kept(whole_run: Path) -> None:
+    saved = torch.load(whole_run / "resume.pt", weights_only=True)
+    kept = weights(whole_run)
+    assert all(torch.equal(kept[key], saved["average"][f"module.{key}"]) for key in kept)
+    assert any(not torch.equal(kept[key], saved["model"][key]) for key in kept)
+
+
+def test_a_store_that_can_be_learned_is_learned(store: str, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(
+        update={"epochs": 40, "max_learning_rate": 0.02, "ema_decay": None, "cutmix": CutMixSettings(probability=0.0)}
+    )
+    assert fit(store, str(tmp_path / "run"), "tiny", settings)
+    assert read_info(tmp_path / "run" / "best.safetensors").metrics["balanced_log_loss"] < 0.5
+
+
+# Going on
+
+
+@pytest.mark.parametrize("killed_after", [1, 4, 6, 8])
+@pytest.mark.parametrize("save_minutes", [0.0, 1e9], ids=["saved after each batch", "saved after each epoch"])
+def test_a_run_that_was_killed_goes_on_as_if_it_had_not_been(
+    store: str, tmp_path: Path, whole_run: Path, killed_after: int, save_minutes: float
+) -> None:
+    run_dir = tmp_path / "run"
+    with pytest.raises(Killed):
+        fit(store, str(run_dir), "tiny", SETTINGS, save_minutes=save_minutes, should_stop=kill_after(killed_after))
+    assert fit(store, str(run_dir), "tiny", SETTINGS, resume=True)
+    assert_same_run(run_dir, whole_run)
+
+
+def test_a_run_that_is_killed_again_and_again_goes_on(store: str, tmp_path: Path, whole_run: Path) -> None:
+    for _ in range(NUM_STEPS - 1):
+        with pytest.raises(Killed):
+            fit(store, str(tmp_path / "run"), "tiny", SETTINGS, resume=True, save_minutes=0, should_stop=kill_after(2))
+    assert fit(store, str(tmp_path / "run"), "tiny", SETTINGS, resume=True)
+    assert_same_run(tmp_path / "run", whole_run)
+
+
+def test_an_interrupt_saves_the_state_and_says_so(store: str, tmp_path: Path, whole_run: Path) -> None:
+    assert not fit(store, str(tmp_path / "run"), "tiny", SETTINGS, should_stop=stop_after(5))
+    assert torch.load(tmp_path / "run" / "resume.pt", weights_only=True)["progress"]["step"] == 5
+    assert fit(store, str(tmp_path / "run"), "tiny", SETTINGS, resume=True)
+    assert_same_run(tmp_path / "run", whole_run)
+
+
+def test_a_finished_run_has_nothing_left_to_do(store: str, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"epochs": 1})
+    assert fit(store, str(tmp_path / "run"), "tiny", settings)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    assert fit(store, str(tmp_path / "run"), "tiny", settings, resume=True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()} == before
+
+
+def test_several_batches_a_step_are_saved_between_steps_only(store: str, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"accumulate_batches": 2})
+    assert fit(store, str(tmp_path / "whole"), "tiny", settings)
+    with pytest.raises(Killed):
+        fit(store, str(tmp_path / "run"), "tiny", settings, save_minutes=0, should_stop=kill_after(4))
+    assert torch.load(tmp_path / "run" / "resume.pt", weights_only=True)["progress"]["step"] == 3
+    assert fit(store, str(tmp_path / "run"), "tiny", settings, resume=True)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_process_that_is_ended_from_outside_goes_on(store: str, tmp_path: Path, number: signal.Signals) -> None:
+    """The real command and a real model; a signal comes after the first batch that the progress bar counts."""
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"train": SETTINGS.model_dump(mode="json") | {"epochs": 1}}))
+    command = [sys.executable, "-m", "training.train", store, "RUN", "--model", "mc3_18", "--params"]
+    command += [str(tmp_path / "params.yaml"), "--device", "cpu", "--save-minutes", "0"]
+
+    def with_run(name: str) -> list[str]:
+        return [str(tmp_path / name) if part == "RUN" else part for part in command]
+
+    with subprocess.Popen(with_run("run"), cwd=PROJECT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+        assert process.stderr is not None
+        shown = b""
+        while b"1/3" not in shown:
+            byte = process.stderr.read(1)
+            assert byte, shown
+            shown += byte
+        process.send_signal(number)
+        process.stderr.read()
+        assert process.wait() == (130 if number == signal.SIGTERM else -number)
+    subprocess.run([*with_run("run"), "--resume"], cwd=PROJECT, check=True, capture_output=True)
+    subprocess.run(with_run("whole"), cwd=PROJECT, check=True, capture_output=True)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+# Equivalences
+
+
+def plain_settings(**changes: Any) -> TrainSettings:
+    settings = {"augment": NO_AUGMENTATION, "cutmix": CutMixSettings(probability=0.0), "ema_decay": None}
+    return SETTINGS.model_copy(update=settings | {"optimizer": "adam", "weight_decay": 0.0, "batch_size": 10} | changes)
+
+
+def test_two_half_batches_make_the_step_of_a_whole_one(store: str, tmp_path: Path) -> None:
+    fit(store, str(tmp_path / "whole"), "plain", plain_settings())
+    fit(store, str(tmp_path / "halves"), "plain", plain_settings(batch_size=5, accumulate_batches=2))
+    whole, halves = weights(tmp_path / "whole"), weights(tmp_path / "halves")
+    assert all(torch.allclose(whole[key], halves[key], rtol=0, atol=1e-6) for key in whole)
+
+
+@pytest.mark.slow
+@pytest.mark.cluster
+def test_two_processes_make_the_steps_of_one(store: str, tmp_path: Path) -> None:
+    """Gloo on this machine's loopback; an odd batch, so that the two have unequal shares."""
+    fit(store, str(tmp_path / "one"), "plain", plain_settings(batch_size=5))
+    code = (
+        "import sys, training.models as models\n"
+        "from training.config import TrainSettings\n"
+        "from training.train import fit\n"
+        "from tests.test_train import add_small_models\n"
+        "add_small_models(models._MODELS.__setitem__)\n"
+        "fit(sys.argv[1], sys.argv[2], 'plain', TrainSettings.model_validate_json(sys.argv[3]), device='cpu')\n"
+    )
+    (tmp_path / "two.py").write_text(code)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+    arguments = [str(tmp_path / "two.py"), store, str(tmp_path / "two"), plain_settings(batch_size=5).model_dump_json()]
+    subprocess.run(
+        [*launch, "--nproc-per-node=2", *arguments],
+        cwd=PROJECT,
+        env={"PATH": "", "PYTHONPATH": str(PROJECT), "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1"},
+        check=True,
+        capture_output=True,
+    )
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    assert all(torch.allclose(one[key], two[key], rtol=0, atol=1e-6) for key in one)
+    losses = [[float(row["loss"]) for row in steps(tmp_path / name)] for name in ("one", "two")]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-6)
+    metrics = [read_info(tmp_path / name / "last.safetensors").metrics for name in ("one", "two")]
+    assert metrics[0] == pytest.approx(metrics[1], abs=1e-6)
+
+
+# Trouble
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_clips(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_run: Path
+) -> None:
+    calls = itertools.count(1)
+    real = Tiny.forward
+    monkeypatch.setattr(Tiny, "forward", lambda self, clips: real(self, clips) * (np.nan if next(calls) == 7 else 1))
+    with pytest.raises(
+        DivergedError, match=r"the loss is nan.*on the clips \d/[01]\.mp4#0, .*keeps the last good state"
+    ):
+        fit(store, str(tmp_path / "run"), "tiny", SETTINGS, save_minutes=0)
+    monkeypatch.undo()
+    add_small_models(lambda name, model: monkeypatch.setitem(models._MODELS, name, model))
+    assert read_info(tmp_path / "run" / "last.safetensors").epoch == 1
+    assert fit(store, str(tmp_path / "run"), "tiny", SETTINGS, resume=True)
+    assert_same_run(tmp_path / "run", whole_run)
+
+
+def test_a_gradient_that_is_no_number_never_reaches_the_weights(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Tiny.forward
+
+    def forward(self: Tiny, clips: Tensor) -> Tensor:
+        # The square root of nothing has a finite value and an infinite slope.
+        return real(self, clips) + (self.fc.weight.sum() * 0).abs().sqrt()
+
+    monkeypatch.setattr(Tiny, "forward", forward)
+    with pytest.raises(DivergedError, match=r"its gradient's length nan"):
+        fit(store, str(tmp_path / "run"), "tiny", SETTINGS, save_minutes=0)
+    assert not (tmp_path / "run" / "resume.pt").exists()
+
+
+@pytest.mark.parametrize("full_at", ["last.safetensors", "resume.pt", "history.csv"])
+def test_a_full_disk_leaves_the_last_epoch_whole(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole_run: Path, full_at: str
+) -> None:
+    written: list[str] = []
+    real = StoreFiles.write
+
+    def write(self: StoreFiles, name: str, data: bytes) -> None:
+        written.append(name)
+        if name == full_at and written.count(name) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(self, name, data)
+
+    monkeypatch.setattr(StoreFiles, "write", write)
+    with pytest.raises(WriteError, match=rf"{full_at}: \[Errno 28\] No space left on device; the one before is whole"):
+        fit(store, str(tmp_path / "run"), "tiny", SETTINGS)
+    assert read_info(tmp_path / "run" / "best.safetensors").epoch == 1
+    read_info(tmp_path / "run" / "last.safetensors")
+    assert fit(store, str(tmp_path / "run"), "tiny", SETTINGS, resume=True)
+    assert_same_run(tmp_path / "run", whole_run)
+
+
+def test_a_folder_with_a_run_is_not_written_over(store: str, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"epochs": 1})
+    fit(store, str(tmp_path / "run"), "tiny", settings)
+    with pytest.raises(InputError, match=r"holds a run already; --resume goes on with it, or choose another folder"):
+        fit(store, str(tmp_path / "run"), "tiny", settings)
+    with pytest.raises(
+        InputError, match=r"is another run \(model: run \"tiny\", now \"plain\"; train.epochs: run 1, now 3\)"
+    ):
+        fit(store, str(tmp_path / "run"), "plain", SETTINGS, resume=True)
+
+
+def test_a_folder_with_something_else_is_not_written_to(store: str, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").touch()
+    with pytest.raises(InputError, match="is not empty and holds no run"):
+        fit(store, str(tmp_path), "tiny", SETTINGS)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_another_store_is_refused_with_both_fingerprints(store: str, tmp_path: Path) -> None:
+    fit(store, str(tmp_path / "run"), "tiny", SETTINGS.model_copy(update={"epochs": 1}))
+    made_with = Settings(crop=CropSettings(size=64, margin=0.3))
+    videos = [
+        make_video(f"{i}.mp4", [9], label=i % 2, frames=flickering(np.random.default_rng(i), 0, 9)) for i in range(20)
+    ]
+    other = write_store(tmp_path / "other", [videos], made_with)
+    with pytest.raises(InputError, match=rf'store\.fingerprint: run "\w+", now "{other.fingerprint}"'):
+        fit(other.url, str(tmp_path / "run"), "tiny", SETTINGS.model_copy(update={"epochs": 1}), resume=True)
+
+
+def test_a_store_that_has_grown_is_refused(tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"epochs": 1})
+    fit(write_flickering_store(tmp_path / "small"), str(tmp_path / "run"), "tiny", settings)
+    with pytest.raises(InputError, match=r'clips: run "\w+", now "\w+"'):
+        fit(write_flickering_store(tmp_path / "grown", 9), str(tmp_path / "run"), "tiny", settings, resume=True)
+
+
+def test_a_damaged_state_is_told(store: str, tmp_path: Path) -> None:
+    fit(store, str(tmp_path / "run"), "tiny", SETTINGS.model_copy(update={"epochs": 1}))
+    (tmp_path / "run" / "resume.pt").write_bytes(b"not a state")
+    with pytest.raises(InputError, match=r"resume\.pt is damaged"):
+        fit(store, str(tmp_path / "run"), "tiny", SETTINGS.model_copy(update={"epochs": 1}), resume=True)
+
+
+def command(*arguments: str) -> Result:
+    return CliRunner().invoke(main, [*arguments, "--device", "cpu"])
+
+
+def test_an_unknown_model_is_told_with_those_there_are(store: str, tmp_path: Path) -> None:
+    result = command(store, str(tmp_path / "run"), "--model", "mc3_8")
+    assert result.exit_code == 2
+    assert "no model 'mc3_8'" in result.output
+    assert "Choose one of: mc3_18, " in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_weights_of_another_model_are_told_before_anything_is_written(
+    store: str, tmp_path: Path, whole_run: Path
+) -> None:
+    (tmp_path / "params.yaml").write_text(
+        f"train: {{weights: {whole_run / 'best.safetensors'}, validation_fraction: 0.4}}"
+    )
+    result = command(store, str(tmp_path / "run"), "--model", "r3d_18", "--params", str(tmp_path / "params.yaml"))
+    assert result.exit_code == 2
+    assert "missing" in result.output.lower()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_mistyped_setting_is_told_with_those_there_are(store: str, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("train: {cutmix: {probabilty: 1}}")
+    result = command(store, str(tmp_path / "run"), "--model", "mc3_18", "--params", str(tmp_path / "params.yaml"))
+    assert result.exit_code == 2
+    assert "unknown key 'train.cutmix.probabilty'; allowed here: probability, mode, alpha" in result.output
+
+
+def test_a_gpu_that_is_not_there_is_told(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    result = CliRunner().invoke(main, [store, str(tmp_path / "run"), "--model", "mc3_18", "--device", "cuda"])
+    assert result.exit_code == 2
+    assert "no CUDA device here; use --device cpu or auto" in result.output
+
+
+def test_float16_needs_a_gpu() -> None:
+    with pytest.raises(InputError, match="fp16 needs a GPU"):
+        mixed_precision("fp16", "cpu")
+    assert mixed_precision("none", "cpu") == "no"
+    assert mixed_precision("bf16", "cpu") == "bf16"
+
+
+# Learning by heart
+
+EIGHT_CLIPS = plain_settings(
+    epochs=40, batch_size=8, max_learning_rate=1e-3, optimizer="adamw", validation_fraction=0.5
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", ["mc3_18", "r2plus1d_18", "r3d_18", "i3d", "resnet3d_18", "resnet3d_34", "seresnext50_2d"]
+)
+def test_every_model_learns_eight_clips_by_heart(tmp_path: Path, name: str) -> None:
+    """Dropout and the rate's way down included: the mean loss of an epoch falls below 0.05."""
+    store = write_flickering_store(tmp_path / "store")
+    fit(store, str(tmp_path / "run"), name, EIGHT_CLIPS)
+    assert min(float(row["loss"]) for row in steps(tmp_path / "run")) < 0.05
