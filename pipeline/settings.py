@@ -53,6 +53,16 @@ def _allowed_keys(model: type[Section], location: tuple[int | str, ...]) -> str:
     return ", ".join(SECTIONS if here is model else here.model_fields)
 
 
+def _number_hint(value: Any) -> str:
+    """YAML 1.1 reads 3e-4 as text, since it has no dot."""
+    if not isinstance(value, str):
+        return ""
+    try:
+        return f"; write {float(value)!r} or {float(value):.1e}" if "e" in value.lower() else ""
+    except ValueError:
+        return ""
+
+
 def parse_settings(document: Any, source: str, model: type[Sections]) -> Sections:
     """Settings from parsed YAML; missing sections and keys get their defaults.
 
@@ -74,7 +84,7 @@ def parse_settings(document: Any, source: str, model: type[Sections]) -> Section
             if problem["type"] == "extra_forbidden":
                 lines.append(f"unknown key '{key}'; allowed here: {_allowed_keys(model, problem['loc'])}")
             else:
-                lines.append(f"'{key}' is {problem['input']!r}: {problem['msg']}")
+                lines.append(f"'{key}' is {problem['input']!r}: {problem['msg']}{_number_hint(problem['input'])}")
         raise ConfigError(f"{source}: " + "; ".join(lines)) from None
 
 

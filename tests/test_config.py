@@ -87,6 +87,11 @@ def test_a_bad_value_is_named_with_what_is_allowed(section: str, key: str, value
     assert allowed in message
 
 
+def test_a_number_that_yaml_takes_for_text_is_told_how_to_write(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"'crop\.margin' is '2e-1': .* write 0\.2 or 2\.0e-01"):
+        load(tmp_path, "crop: {margin: 2e-1}")
+
+
 def test_a_bad_entry_of_a_list_is_named_by_its_place() -> None:
     assert "'detect.thresholds.1' is 1.8: Input should be less than or equal to 1" in message_of(
         {"detect": {"thresholds": [0.7, 1.8, 0.9]}}
