@@ -1,4 +1,4 @@
-# make test: fresh clone to green tests.   make demo: fresh clone to a face-clip store of the embedded sample.
+# make test: fresh clone to green tests.   make demo: fresh clone to models trained on the embedded sample.
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 MEDIA ?= ../shared/media
 
-.PHONY: setup test lint types unit demo bench clean
+.PHONY: setup test lint types unit demo bench bench-learning clean
 
 setup: $(INSTALLED)
 
@@ -30,9 +30,11 @@ unit: $(INSTALLED)
 
 demo: $(INSTALLED)
 	$(BIN)/python -m pipeline.sample data/sample
-	$(BIN)/python -m pipeline.extract data/sample/train data/store
+	$(BIN)/python -m pipeline.extract data/sample/train data/store --labels data/sample/labels.csv
 	$(BIN)/python -m pipeline.store verify data/store
 	$(BIN)/python -m pipeline.store info data/store
+	$(BIN)/python -m training.train data/store runs/mc3_18 --model mc3_18 --params params/demo.yaml --resume
+	$(BIN)/python -m training.train data/store runs/r2plus1d_18 --model r2plus1d_18 --params params/demo.yaml --resume
 
 # Prints ratios to a baseline of the same run. MEDIA: a folder with clips/ and bench_1080p/, or your own (see the programs).
 bench: $(INSTALLED)
@@ -40,6 +42,11 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.extract_speed $(MEDIA)/bench_1080p
 	$(BIN)/python -m benchmarks.extract_memory $(MEDIA)/bench_1080p
 	$(BIN)/python -m benchmarks.read_window $(MEDIA)/clips
+	$(BIN)/python -m benchmarks.loader $(MEDIA)/clips
+
+# An hour on 2 cores: log loss on people never seen in training.
+bench-learning: $(INSTALLED)
+	$(BIN)/python -m benchmarks.learning
 
 clean:
 	rm -rf data runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
