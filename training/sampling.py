@@ -6,6 +6,7 @@ So an epoch can be entered at any batch, by any number of processes, and is the 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -31,6 +32,14 @@ def balanced_rows(labels: Int64Array, rng: np.random.Generator) -> Int64Array:
     other = np.roll(other, rng.integers(len(other)))
     drawn = [bucket[rng.integers(len(bucket))] for bucket in np.array_split(other, len(rarer))]
     return rng.permutation(np.concatenate([rarer, drawn]))
+
+
+def chance_of(seed: int, what: Literal["epoch", "batch"], *numbers: int) -> list[int]:
+    """What the random numbers of one epoch or one batch are drawn from: another stream for each.
+
+    A word goes first, since numpy takes [7, 1] and [7, 1, 0] for the same.
+    """
+    return [seed, ("epoch", "batch").index(what), *numbers]
 
 
 class BalancedBatches(Sampler[list[Window]]):
@@ -72,7 +81,7 @@ class BalancedBatches(Sampler[list[Window]]):
         return len(self.batch_sizes) - self._first_batch
 
     def __iter__(self) -> Iterator[list[Window]]:
-        rng = np.random.default_rng([self._seed, self._epoch])
+        rng = np.random.default_rng(chance_of(self._seed, "epoch", self._epoch))
         rows = balanced_rows(self._labels, rng)
         windows = [Window(int(row), float(position)) for row, position in zip(rows, rng.random(len(rows)), strict=True)]
         stops = np.cumsum(self.batch_sizes)

@@ -31,6 +31,7 @@ from training.dataset import Sample, contents_digest
 from training.loading import Clips, open_clips
 from training.models import ModelSpec, build_model, model_names, model_spec
 from training.run import RunFolder, read_state
+from training.sampling import chance_of
 from training.state import Row, TrainState, convolution_format
 from training.transforms import augment_batch, clip_augmentation
 from training.validation import validate
@@ -195,7 +196,8 @@ def fit(
             waiting_seconds = perf_counter() - asked_at
             ends_step, step_clips = batches.step_of(progress.batch, accumulate)
             with nullcontext() if ends_step else accelerator.no_sync(model):
-                loss = batch_loss(accelerator, model, sample, spec, settings, [settings.seed, progress.step, rank])
+                chance = chance_of(settings.seed, "batch", progress.step, rank)
+                loss = batch_loss(accelerator, model, sample, spec, settings, chance)
                 # Each clip weighs the same, whatever batch and process it is in; gradients of processes are averaged.
                 accelerator.backward(loss * len(sample.label) * world_size / step_clips)
             batch_clips = batches.batch_sizes[progress.batch]
