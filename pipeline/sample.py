@@ -233,6 +233,8 @@ def is_finished(out: Path, settings: SampleSettings) -> bool:
         found = "unreadable settings"
     if found != asdict(settings):
         raise click.UsageError(f"{out} is a sample with {found}, not with {asdict(settings)}; {remedy}")
+    if not (out / "labels.csv").is_file():
+        raise click.UsageError(f"{out} is a sample of an earlier version, without labels.csv; {remedy}")
     wanted = {"train": settings.real + settings.fake, "test": TEST_REAL + TEST_FAKE}
     present = {folder: sum(1 for _ in (out / folder).glob("*.mp4")) for folder in wanted}
     if present != wanted:

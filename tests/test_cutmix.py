@@ -178,6 +178,16 @@ def test_the_loss_is_shared_by_volume() -> None:
     assert mixed_cross_entropy(logits, labels, None).item() == pytest.approx((np.log(4 / 3) + np.log(2)) / 2)
 
 
+def test_smoothed_labels_are_mixed_alike() -> None:
+    """Half of each label spread over both classes: three quarters of it stay."""
+    mix = Mix(np.array([1, 0]), np.zeros((2, 3), np.int64), np.zeros((2, 3), np.int64), np.array([0.75, 1.0]))
+    logits, labels = torch.tensor([[np.log(3), 0.0], [0.0, 0.0]]), torch.tensor([0, 1])
+    as_0 = 0.75 * np.log(4 / 3) + 0.25 * np.log(4)
+    as_1 = 0.25 * np.log(4 / 3) + 0.75 * np.log(4)
+    expected = (0.75 * as_0 + 0.25 * as_1 + np.log(2)) / 2
+    assert mixed_cross_entropy(logits, labels, mix, label_smoothing=0.5).item() == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("mixed", [True, False])
 def test_the_loss_is_computed_in_float32_and_can_be_learnt_from(mixed: bool) -> None:
     mix = drawn(4, (4, 8, 8)) if mixed else None

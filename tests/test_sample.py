@@ -73,6 +73,32 @@ def test_has_the_shape_of_dfdc(tiny: Path) -> None:
         assert row["original"] in real
 
 
+def test_labels_say_who_is_in_each_video_and_whose_face_a_swap_wears(tiny: Path) -> None:
+    metadata = read_metadata(tiny)
+    with (tiny / "labels.csv").open(newline="") as file:
+        rows = {row["path"]: row for row in csv.DictReader(file)}
+    assert {path: row["label"] for path, row in rows.items()} == {p: entry["label"] for p, entry in metadata.items()}
+    assert {path: row["original"] for path, row in rows.items()} == {
+        path: entry.get("original", "") for path, entry in metadata.items()
+    }
+    people = {portrait.person for portrait in sample.load_portraits()}
+    for row in rows.values():
+        assert row["group"] in people
+        assert row["donor"] in people - {row["group"]} | {""}
+        if row["original"]:
+            assert row["group"] == rows[row["original"]]["group"]
+    assert any(row["donor"] for row in rows.values())
+
+
+def test_a_sample_of_an_earlier_version_is_not_taken_for_this_one(tmp_path: Path) -> None:
+    settings = sample.SampleSettings("easy", 0, 1, 0, 0.5)
+    (tmp_path / "train").mkdir()
+    sample.write_tables([], tmp_path, settings)
+    (tmp_path / "labels.csv").unlink()
+    with pytest.raises(click.UsageError, match=r"of an earlier version, without labels\.csv"):
+        sample.is_finished(tmp_path, settings)
+
+
 def test_submission_has_the_test_videos_and_no_answer(tiny: Path) -> None:
     with (tiny / "sample_submission.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -9,7 +9,8 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,20 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
-from accelerate.state import AcceleratorState, GradientState
+from accelerate.state import AcceleratorState
 from click.testing import CliRunner, Result
 from torch import Tensor, nn
 
 from pipeline.config import CropSettings, Settings, StoreSettings
 from pipeline.errors import InputError, WriteError
 from pipeline.files import StoreFiles
+from pipeline.store import FaceStore
 from pipeline.types import UInt8Array
 from tests.stores import make_video, write_store
 from training import models
 from training.checkpoint import load_checkpoint, read_info
 from training.config import AugmentSettings, CutMixSettings, TrainSettings
+from training.loading import open_clips
 from training.train import DivergedError, fit, main, mixed_precision
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread", "fresh_accelerator")
@@ -81,14 +84,6 @@ def add_small_models(register: Callable[[str, Any], None]) -> None:
 @pytest.fixture(autouse=True)
 def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
     add_small_models(lambda name, model: monkeypatch.setitem(models._MODELS, name, model))
-
-
-@pytest.fixture
-def fresh_accelerator() -> Iterator[None]:
-    """accelerate remembers the first device and precision of a process."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
 
 
 def flickering(rng: np.random.Generator, label: int, length: int = 12) -> UInt8Array:
@@ -213,6 +208,17 @@ def test_the_average_of_the_weights_is_what_is_kept(whole_run: Path) -> None:
     kept = weights(whole_run)
     assert all(torch.equal(kept[key], saved["average"][f"module.{key}"]) for key in kept)
     assert any(not torch.equal(kept[key], saved["model"][key]) for key in kept)
+
+
+def test_validation_can_be_seldom_and_the_last_epoch_always_has_one(store: str, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"epochs": 5, "validate_every_epochs": 2})
+    with pytest.raises(Killed):
+        fit(store, str(tmp_path / "run"), "tiny", settings, should_stop=kill_after(11))
+    assert read_info(tmp_path / "run" / "last.safetensors").epoch == 2
+    assert fit(store, str(tmp_path / "run"), "tiny", settings, resume=True)
+    with (tmp_path / "run" / "history.csv").open(newline="") as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["2", "4", "5"]
+    assert len(steps(tmp_path / "run")) == 15
 
 
 def test_a_store_that_can_be_learned_is_learned(store: str, tmp_path: Path) -> None:
@@ -479,6 +485,21 @@ def test_a_gpu_that_is_not_there_is_told(store: str, tmp_path: Path, monkeypatch
     result = CliRunner().invoke(main, [store, str(tmp_path / "run"), "--model", "mc3_18", "--device", "cuda"])
     assert result.exit_code == 2
     assert "no CUDA device here; use --device cpu or auto" in result.output
+
+
+def test_more_processes_than_clips_in_a_batch_are_refused(store: str) -> None:
+    opened = FaceStore.open(store)
+    with pytest.raises(InputError, match="10 clips in batches of 4 leave some of the 4 processes without a clip"):
+        open_clips(opened, models.model_spec("tiny"), SETTINGS, rank=0, world_size=4)
+    training, validation, _ = open_clips(opened, models.model_spec("tiny"), SETTINGS, rank=2, world_size=3)
+    assert training.describe("train") == "train: 10 tracks (5 REAL, 5 FAKE) of 10 videos in 5 groups"
+    assert len(list(validation.loader)) == 2
+
+
+def test_short_tracks_are_told(store: str) -> None:
+    spec = replace(models.model_spec("tiny"), clip_frames=8, frame_step=2)
+    training, _, _ = open_clips(FaceStore.open(store), spec, SETTINGS)
+    assert training.describe("train").endswith("in 5 groups; 10 are shorter than 15 frames and are looped")
 
 
 def test_float16_needs_a_gpu() -> None:
