@@ -417,6 +417,20 @@ def test_a_folder_with_a_run_is_not_written_over(store: str, tmp_path: Path) -> 
         fit(store, str(tmp_path / "run"), "plain", SETTINGS, resume=True)
 
 
+def test_what_a_kill_amid_a_write_left_is_removed(store: str, tmp_path: Path, whole_run: Path) -> None:
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    (run_dir / ".config.yaml.0123abcd.tmp").touch()
+    with pytest.raises(Killed):
+        fit(store, str(run_dir), "tiny", SETTINGS, should_stop=kill_after(5))
+    (run_dir / ".resume.pt.0123abcd.tmp").touch()
+    with (run_dir / "steps.csv").open("a") as file:
+        file.write("5,2,0.6")
+    assert fit(store, str(run_dir), "tiny", SETTINGS, resume=True)
+    assert not list(run_dir.glob(".*"))
+    assert_same_run(run_dir, whole_run)
+
+
 def test_a_folder_with_something_else_is_not_written_to(store: str, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(InputError, match="is not empty and holds no run"):

@@ -25,7 +25,7 @@ import torch
 import yaml
 from torch.utils.tensorboard import SummaryWriter
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, WriteError
 from pipeline.files import StoreFiles
 from pipeline.settings import differences
 from training.checkpoint import CheckpointInfo, save_checkpoint, write_file
@@ -65,18 +65,19 @@ class RunFolder:
 
     def __init__(self, path: str | Path, config: Mapping[str, Any], resume: bool) -> None:
         self.files = StoreFiles(str(path))
+        # A kill amid a write leaves the temporary of that file.
+        leftovers = [name for name in self.files.names() if name.startswith(".") and name.endswith(".tmp")]
         if self.files.exists("config.yaml"):
             self._check(config, resume)
-        elif self.files.names():
+        elif set(self.files.names()) - set(leftovers):
             raise InputError(f"{path} is not empty and holds no run; choose another folder")
         else:
             self.files.make_folder("")
             write_file(self.files, "config.yaml", yaml.safe_dump(dict(config), sort_keys=False).encode())
-        state = read_state(path)
-        step = state["progress"]["step"] if state else 0
-        self._keep_steps_before(step)
-        self._steps = Path(path, "steps.csv")
-        self._curves = SummaryWriter(str(Path(path, "tensorboard")), purge_step=step)
+        for name in leftovers:
+            self.files.remove(name)
+        self._path = Path(path)
+        self._curves: SummaryWriter | None = None
 
     def _check(self, config: Mapping[str, Any], resume: bool) -> None:
         if not resume:
@@ -91,8 +92,12 @@ class RunFolder:
                 "or choose another folder"
             )
 
+    def start(self, step: int) -> None:
+        """Batches are logged from this one on; what was logged of them before, and then lost, is forgotten."""
+        self._keep_steps_before(step)
+        self._curves = SummaryWriter(str(self._path / "tensorboard"), purge_step=step)
+
     def _keep_steps_before(self, step: int) -> None:
-        """Forget the rows that were written after the state that the run goes on from."""
         rows: list[list[str]] = []
         if self.files.exists("steps.csv"):
             # A kill may have cut the last line short.
@@ -103,11 +108,17 @@ class RunFolder:
         write_file(self.files, "steps.csv", text.encode())
 
     def log_batch(self, step: int, epoch: int, loss: float, learning_rate: float) -> None:
-        """One row of ``steps.csv``."""
-        with self._steps.open("a", encoding="utf-8") as rows:
-            rows.write(f"{step},{epoch},{loss!r},{learning_rate!r}\n")
-        self._curves.add_scalar("train/loss", loss, step)
-        self._curves.add_scalar("train/learning_rate", learning_rate, step)
+        """One row of ``steps.csv``.
+
+        Raises:
+            WriteError: the disk is full, or gone.
+        """
+        try:
+            with (self._path / "steps.csv").open("a", encoding="utf-8") as rows:
+                rows.write(f"{step},{epoch},{loss!r},{learning_rate!r}\n")
+        except OSError as error:
+            raise WriteError(f"can't write {self._path}/steps.csv: {error}") from error
+        self._draw({"train/loss": loss, "train/learning_rate": learning_rate}, step)
 
     def save_state(self, state: TrainState) -> None:
         """Replace what ``--resume`` goes on from."""
@@ -129,10 +140,15 @@ class RunFolder:
         write_file(self.files, "history.csv", text.getvalue().encode())
         metrics = {"best": state.best, "last": row}
         write_file(self.files, "metrics.json", (json.dumps(metrics, indent=1) + "\n").encode())
-        for name, value in row.items():
-            self._curves.add_scalar(f"epoch/{name}", value, state.progress.step)
+        self._draw({f"epoch/{name}": value for name, value in row.items()}, state.progress.step)
         self.save_state(state)
+
+    def _draw(self, values: Mapping[str, float], step: int) -> None:
+        if self._curves is not None:
+            for name, value in values.items():
+                self._curves.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Write what the curves still hold back."""
-        self._curves.close()
+        if self._curves is not None:
+            self._curves.close()

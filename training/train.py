@@ -176,6 +176,7 @@ def fit(
     if saved := read_state(run_dir):
         state.restore(saved)
     if run is not None:
+        run.start(state.progress.step)
         click.echo(
             f"{name}: {spec.clip_frames} frames of {spec.input_size} px on {accelerator.device}, AMP {precision}"
         )
