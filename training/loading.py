@@ -31,7 +31,7 @@ class Clips:
         videos, groups = len(set(self.tracks["video_id"].to_pylist())), len(set(group_of(self.tracks)))
         line = (
             f"{purpose}: {len(labels):,} tracks ({(labels == 0).sum():,} REAL, {(labels == 1).sum():,} FAKE) "
-            f"of {videos:,} videos in {groups:,} groups"
+            f"of {videos:,} videos in {groups:,} group{'s' if groups > 1 else ''}"
         )
         if looped := self.dataset.num_looped:
             line += f"; {looped:,} are shorter than {self.dataset.span} frames and are looped"
