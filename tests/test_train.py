@@ -525,17 +525,18 @@ def test_float16_needs_a_gpu() -> None:
 
 # Learning by heart
 
-EIGHT_CLIPS = plain_settings(
-    epochs=40, batch_size=8, max_learning_rate=1e-3, optimizer="adamw", validation_fraction=0.5
-)
-
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", ["mc3_18", "r2plus1d_18", "r3d_18", "i3d", "resnet3d_18", "resnet3d_34", "seresnext50_2d"]
-)
+@pytest.mark.parametrize("name", [name for name in models.model_names() if name not in ("resnet3d_50", "resnet3d_18b")])
 def test_every_model_learns_eight_clips_by_heart(tmp_path: Path, name: str) -> None:
-    """Dropout and the rate's way down included: the mean loss of an epoch falls below 0.05."""
-    store = write_flickering_store(tmp_path / "store")
-    fit(store, str(tmp_path / "run"), name, EIGHT_CLIPS)
-    assert min(float(row["loss"]) for row in steps(tmp_path / "run")) < 0.05
+    """With the loop, the schedule and the dropout it is trained with; the run is over once the loss is below 0.05."""
+    store, run_dir = write_flickering_store(tmp_path / "store"), tmp_path / "run"
+    settings = plain_settings(
+        epochs=60, batch_size=8, max_learning_rate=1e-3, validation_folders=tuple("0123"), validate_every_epochs=60
+    )
+
+    def is_learned() -> bool:
+        return float(steps(run_dir)[-1]["loss"]) < 0.05
+
+    assert not fit(store, str(run_dir), name, settings, should_stop=is_learned)
+    assert len(steps(run_dir)) < 60
