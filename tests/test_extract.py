@@ -408,7 +408,7 @@ def test_a_full_disk_keeps_what_is_committed_and_the_run_goes_on_elsewhere(
     ended = extract(long_run.videos, store, "--params", long_run.params)
     assert ended.exit_code == 1
     assert f"can't write to {store}" in ended.stderr
-    assert "what is committed is safe" in ended.stderr
+    assert "what was written before is safe" in ended.stderr
     committed = statuses(store)
     assert 1 <= len(committed) < NUM_LONG
     assert set(committed.values()) == {"ok"}, "no video is blamed for the disk"
