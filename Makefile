@@ -43,6 +43,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.extract_memory $(MEDIA)/bench_1080p
 	$(BIN)/python -m benchmarks.read_window $(MEDIA)/clips
 	$(BIN)/python -m benchmarks.loader $(MEDIA)/clips
+	$(BIN)/python -m benchmarks.train_step
 
 # An hour on 2 cores: log loss on people never seen in training.
 bench-learning: $(INSTALLED)

@@ -1,4 +1,4 @@
-"""Which device networks run on."""
+"""Which device networks run on, and what it is good at."""
 
 from __future__ import annotations
 
@@ -22,3 +22,18 @@ def choose_device(device: Device) -> str:
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda, but torch finds no CUDA device here; use --device cpu or auto")
     return device
+
+
+def is_made_for_bf16(device: str) -> bool:
+    """Whether a device multiplies bfloat16 faster than float32.
+
+    Of CPUs those with AMX do. Where there is only AVX-512's bfloat16 it is slower: ``benchmarks/train_step.py``.
+
+    Args:
+        device: ``cpu`` or ``cuda``.
+    """
+    if device == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    # Older releases of torch don't say.
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    return capabilities.get("amx_bf16", False)

@@ -1,4 +1,4 @@
-"""Files of a store, on a local disk or behind any fsspec URL (``s3://``, ``gs://``, ``memory://``).
+"""Files of a store or a training run, on a local disk or behind any fsspec URL (``s3://``, ``gs://``, ``memory://``).
 
 What it adds to fsspec: a file appears whole or not at all, and is durable once it is there.
 """
@@ -17,7 +17,7 @@ from zarr.storage import FsspecStore, LocalStore
 
 
 class StoreFiles:
-    """The folder a store lives in. Names are relative to it, POSIX."""
+    """The folder that a store or a run lives in. Names are relative to it, POSIX."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/") or "/"

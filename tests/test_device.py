@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.device import choose_device
+from pipeline.device import choose_device, is_made_for_bf16
 from pipeline.errors import InputError
 
 
@@ -20,3 +20,13 @@ def test_auto_takes_cuda_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert choose_device("auto") == choose_device("cuda") == "cuda"
     assert choose_device("cpu") == "cpu"
+
+
+@pytest.mark.parametrize("has_amx", [True, False])
+def test_of_cpus_those_with_amx_are_made_for_bfloat16(monkeypatch: pytest.MonkeyPatch, has_amx: bool) -> None:
+    monkeypatch.setattr(
+        torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True, "amx_bf16": has_amx}, raising=False
+    )
+    assert is_made_for_bf16("cpu") == has_amx
+    monkeypatch.delattr(torch.cpu, "get_capabilities")
+    assert not is_made_for_bf16("cpu")

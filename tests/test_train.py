@@ -252,9 +252,10 @@ def test_a_run_that_is_killed_again_and_again_goes_on(store: str, tmp_path: Path
     assert_same_run(tmp_path / "run", whole_run)
 
 
-def test_an_interrupt_saves_the_state_and_says_so(store: str, tmp_path: Path, whole_run: Path) -> None:
-    assert not fit(store, str(tmp_path / "run"), "tiny", SETTINGS, should_stop=stop_after(5))
-    assert torch.load(tmp_path / "run" / "resume.pt", weights_only=True)["progress"]["step"] == 5
+@pytest.mark.parametrize("num_batches", [5, 6, 9], ids=["amid an epoch", "at its end", "at the end of the run"])
+def test_an_interrupt_saves_the_state(store: str, tmp_path: Path, whole_run: Path, num_batches: int) -> None:
+    assert not fit(store, str(tmp_path / "run"), "tiny", SETTINGS, should_stop=stop_after(num_batches))
+    assert torch.load(tmp_path / "run" / "resume.pt", weights_only=True)["progress"]["step"] == num_batches
     assert fit(store, str(tmp_path / "run"), "tiny", SETTINGS, resume=True)
     assert_same_run(tmp_path / "run", whole_run)
 
@@ -527,7 +528,7 @@ def test_float16_needs_a_gpu() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in models.model_names() if name not in ("resnet3d_50", "resnet3d_18b")])
+@pytest.mark.parametrize("name", models.model_names())
 def test_every_model_learns_eight_clips_by_heart(tmp_path: Path, name: str) -> None:
     """With the loop, the schedule and the dropout it is trained with; the run is over once the loss is below 0.05."""
     store, run_dir = write_flickering_store(tmp_path / "store"), tmp_path / "run"

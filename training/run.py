@@ -51,49 +51,55 @@ def read_state(path: str | Path) -> dict[str, Any] | None:
     return state
 
 
-class RunFolder:
-    """A run's folder, made or found. One process writes to it.
+def make_or_check_run(path: str | Path, config: Mapping[str, Any], resume: bool) -> None:
+    """Make the folder of a new run, or see that the run that is there may go on.
 
     Args:
         path: RUN_DIR.
         config: what it is a run of, as JSON types.
-        resume: whether to go on with the run that is there.
+        resume: whether to go on with a run that is there.
 
     Raises:
         InputError: another run or something else is there, or a run that isn't to be resumed.
+        WriteError: the disk is full, or gone.
+    """
+    files = StoreFiles(str(path))
+    # A kill amid a write leaves the temporary of that file.
+    leftovers = [name for name in files.names() if name.startswith(".") and name.endswith(".tmp")]
+    if files.exists("config.yaml"):
+        _check_run(files, config, resume)
+    elif set(files.names()) - set(leftovers):
+        raise InputError(f"{path} is not empty and holds no run; choose another folder")
+    else:
+        files.make_folder("")
+        write_file(files, "config.yaml", yaml.safe_dump(dict(config), sort_keys=False).encode())
+    for name in leftovers:
+        files.remove(name)
+
+
+def _check_run(files: StoreFiles, config: Mapping[str, Any], resume: bool) -> None:
+    if not resume:
+        raise InputError(f"{files.url} holds a run already; --resume goes on with it, or choose another folder")
+    found = yaml.safe_load(files.read("config.yaml"))
+    theirs, ours = ({key: value for key, value in c.items() if key != _NOT_COMPARED} for c in (found, config))
+    if different := differences(theirs, json.loads(json.dumps(ours)), ("run", "now")):
+        raise InputError(
+            f"{files.url} is another run ({'; '.join(different)}); resume it with what it was started with, "
+            "or choose another folder"
+        )
+
+
+class RunLog:
+    """What a run writes into its folder. One process does.
+
+    Args:
+        path: RUN_DIR, made.
+        step: batches done. What was logged of later ones, and then lost with their weights, is forgotten.
     """
 
-    def __init__(self, path: str | Path, config: Mapping[str, Any], resume: bool) -> None:
+    def __init__(self, path: str | Path, step: int) -> None:
         self.files = StoreFiles(str(path))
-        # A kill amid a write leaves the temporary of that file.
-        leftovers = [name for name in self.files.names() if name.startswith(".") and name.endswith(".tmp")]
-        if self.files.exists("config.yaml"):
-            self._check(config, resume)
-        elif set(self.files.names()) - set(leftovers):
-            raise InputError(f"{path} is not empty and holds no run; choose another folder")
-        else:
-            self.files.make_folder("")
-            write_file(self.files, "config.yaml", yaml.safe_dump(dict(config), sort_keys=False).encode())
-        for name in leftovers:
-            self.files.remove(name)
         self._path = Path(path)
-        self._curves: SummaryWriter | None = None
-
-    def _check(self, config: Mapping[str, Any], resume: bool) -> None:
-        if not resume:
-            raise InputError(
-                f"{self.files.url} holds a run already; --resume goes on with it, or choose another folder"
-            )
-        found = yaml.safe_load(self.files.read("config.yaml"))
-        theirs, ours = ({key: value for key, value in c.items() if key != _NOT_COMPARED} for c in (found, config))
-        if different := differences(theirs, json.loads(json.dumps(ours)), ("run", "now")):
-            raise InputError(
-                f"{self.files.url} is another run ({'; '.join(different)}); resume it with what it was started with, "
-                "or choose another folder"
-            )
-
-    def start(self, step: int) -> None:
-        """Batches are logged from this one on; what was logged of them before, and then lost, is forgotten."""
         self._keep_steps_before(step)
         self._curves = SummaryWriter(str(self._path / "tensorboard"), purge_step=step)
 
@@ -144,11 +150,9 @@ class RunFolder:
         self.save_state(state)
 
     def _draw(self, values: Mapping[str, float], step: int) -> None:
-        if self._curves is not None:
-            for name, value in values.items():
-                self._curves.add_scalar(name, value, step)
+        for name, value in values.items():
+            self._curves.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Write what the curves still hold back."""
-        if self._curves is not None:
-            self._curves.close()
+        self._curves.close()

@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from pipeline.cli import EXIT_INTERRUPTED, plain_errors, printable
-from pipeline.device import Device, choose_device
+from pipeline.device import Device, choose_device, is_made_for_bf16
 from pipeline.errors import InputError
 from pipeline.settings import load_settings
 from pipeline.store import FaceStore
@@ -30,7 +30,7 @@ from training.cutmix import draw_cutmix, mixed_cross_entropy, paste
 from training.dataset import Sample, contents_digest
 from training.loading import Clips, open_clips
 from training.models import ModelSpec, build_model, model_names, model_spec
-from training.run import RunFolder, read_state
+from training.run import RunLog, make_or_check_run, read_state
 from training.sampling import chance_of
 from training.state import Row, TrainState, convolution_format
 from training.transforms import augment_batch, clip_augmentation
@@ -59,9 +59,7 @@ def mixed_precision(precision: str, device: str) -> str:
     if precision == "fp16" and device == "cpu":
         raise InputError("train.precision fp16 needs a GPU; use auto, bf16 or none")
     if precision == "auto":
-        capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-        fast = torch.cuda.is_bf16_supported() if device == "cuda" else capabilities.get("amx_bf16", False)
-        return "bf16" if fast else "no"
+        return "bf16" if is_made_for_bf16(device) else "no"
     return "no" if precision == "none" else precision
 
 
@@ -171,12 +169,13 @@ def fit(
         "processes": world_size,
         "versions": library_versions(),
     }
-    run = RunFolder(run_dir, about, resume) if accelerator.is_main_process else None
+    if accelerator.is_main_process:
+        make_or_check_run(run_dir, about, resume)
     accelerator.wait_for_everyone()
     if saved := read_state(run_dir):
         state.restore(saved)
+    run = RunLog(run_dir, state.progress.step) if accelerator.is_main_process else None
     if run is not None:
-        run.start(state.progress.step)
         click.echo(
             f"{name}: {spec.clip_frames} frames of {spec.input_size} px on {accelerator.device}, AMP {precision}"
         )
@@ -184,7 +183,7 @@ def fit(
         click.echo(validation.describe("validate"))
         click.echo(f"{settings.epochs} epochs of {num_batches} batches, {state.progress.step} batches are done")
 
-    saved_at = perf_counter()
+    started = saved_at = perf_counter()
     while state.progress.epoch < settings.epochs:
         progress = state.progress
         batches.start(progress.epoch, progress.batch)
@@ -261,6 +260,11 @@ def fit(
             click.echo(epoch_line(state.history[-1]))
     if run is not None:
         run.close()
+        if state.best is not None:
+            click.echo(
+                f"best: epoch {state.best['epoch']:.0f}, balanced log loss {state.best['balanced_log_loss']:.3f}, in "
+                f"{run_dir}/best.safetensors; {perf_counter() - started:.0f} s"
+            )
     return True
 
 
