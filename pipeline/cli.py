@@ -1,10 +1,15 @@
-"""What all commands share: errors as one clear message, exit codes, names from inputs made harmless to print."""
+"""What all commands share: options, errors as one clear message, exit codes, names from inputs made harmless to print.
+
+Flags that are facts about a machine can be given as environment variables, too: commands that are written down, as in
+``dvc.yaml``, then stay the same on every machine.
+"""
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import click
 
@@ -12,6 +17,22 @@ from pipeline.errors import InputError, WriteError
 
 EXIT_TOO_MANY_FAILURES = 3
 EXIT_INTERRUPTED = 130
+
+machine_option = partial(click.option, show_envvar=True)
+"""An option about the machine; give it an ``envvar``."""
+device_option = machine_option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True, envvar="FACECLIPS_DEVICE"
+)
+loader_workers_option = machine_option(
+    "--loader-workers",
+    type=click.IntRange(min=0),
+    envvar="FACECLIPS_LOADER_WORKERS",
+    help="Processes that read clips. Default: 0, on a GPU 4.",
+)
+params_option = click.option(
+    "--params", metavar="FILE", help="Settings; params.yaml in this folder by default, if there is one."
+)
+debug_option = click.option("--debug", is_flag=True, help="Show where in the code an error came from.")
 
 
 class BadInputError(click.ClickException):

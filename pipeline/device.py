@@ -9,6 +9,7 @@ import torch
 from pipeline.errors import InputError
 
 Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["auto", "none", "bf16", "fp16"]
 
 
 def choose_device(device: Device) -> str:
@@ -37,3 +38,20 @@ def is_made_for_bf16(device: str) -> bool:
     # Older releases of torch don't say.
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return capabilities.get("amx_bf16", False)
+
+
+def mixed_precision(precision: Precision, device: str) -> Literal["no", "bf16", "fp16"]:
+    """What accelerate calls it: ``auto`` is bf16 where the hardware multiplies it faster than float32.
+
+    Args:
+        precision: as in the settings.
+        device: ``cpu`` or ``cuda``.
+
+    Raises:
+        InputError: float16 on a CPU.
+    """
+    if precision == "fp16" and device == "cpu":
+        raise InputError("precision fp16 needs a GPU; use auto, bf16 or none")
+    if precision == "auto":
+        return "bf16" if is_made_for_bf16(device) else "no"
+    return "no" if precision == "none" else precision

@@ -18,7 +18,17 @@ import torch
 from tqdm import tqdm
 
 from pipeline.catalog import build_index
-from pipeline.cli import EXIT_INTERRUPTED, EXIT_TOO_MANY_FAILURES, RunFailedError, plain_errors, printable
+from pipeline.cli import (
+    EXIT_INTERRUPTED,
+    EXIT_TOO_MANY_FAILURES,
+    RunFailedError,
+    debug_option,
+    device_option,
+    machine_option,
+    params_option,
+    plain_errors,
+    printable,
+)
 from pipeline.cluster import (
     ClusterError,
     Done,
@@ -217,16 +227,23 @@ def _stop(_signal: int, _frame: object) -> None:
 @click.command()
 @click.argument("videos")
 @click.argument("store")
-@click.option("--params", metavar="FILE", help="Settings; params.yaml in this folder by default, if there is one.")
+@params_option
 @click.option("--labels", metavar="FILE", help="Labels: DFDC's metadata.json, Celeb-DF's list, or a CSV.")
-@click.option("--workers", type=click.IntRange(min=0), help="Processes; 0: in this one. Default: one a core or GPU.")
-@click.option("--scheduler", metavar="ADDRESS", help="A running dask scheduler, tcp://host:port.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
+@machine_option(
+    "--workers",
+    type=click.IntRange(min=0),
+    envvar="FACECLIPS_WORKERS",
+    help="Processes; 0: in this one. Default: one a core or GPU.",
+)
+@machine_option(
+    "--scheduler", metavar="ADDRESS", envvar="FACECLIPS_SCHEDULER", help="A running dask scheduler, tcp://host:port."
+)
+@device_option
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N videos, sorted by name.")
 @click.option("--retry-failed", is_flag=True, help="Also do again what ended in decode_error or failed.")
 @click.option("--max-failures", type=click.IntRange(min=0), metavar="N", help="More failures than this: exit code 3.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and write nothing.")
-@click.option("--debug", is_flag=True, help="Show where in the code an error came from.")
+@debug_option
 def main(
     videos: str,
     store: str,

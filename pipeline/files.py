@@ -1,4 +1,4 @@
-"""Files of a store or a training run, on a local disk or behind any fsspec URL (``s3://``, ``gs://``, ``memory://``).
+"""Files of a store, a training run or results, on a local disk or behind any fsspec URL (``s3://``, ``gs://``, ``memory://``).
 
 What it adds to fsspec: a file appears whole or not at all, and is durable once it is there.
 """
@@ -14,6 +14,8 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore
+
+from pipeline.errors import WriteError
 
 
 class StoreFiles:
@@ -110,6 +112,18 @@ class StoreFiles:
         if self.is_local:
             return LocalStore(self._path(name), read_only=read_only)
         return FsspecStore.from_url(self._fs.unstrip_protocol(self._path(name)), read_only=read_only)
+
+
+def write_file(folder: StoreFiles, name: str, data: bytes) -> None:
+    """Create or replace a file whole; if that fails, the file that was there stays.
+
+    Raises:
+        WriteError: the disk is full, or gone.
+    """
+    try:
+        folder.write(name, data)
+    except OSError as error:
+        raise WriteError(f"can't write {folder.url}/{name}: {error}; the one before is whole") from error
 
 
 def _sync_folder(folder: Path) -> None:

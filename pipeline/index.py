@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from pipeline.catalog import INDEX_ENDING, build_index, write_index
-from pipeline.cli import plain_errors
+from pipeline.cli import debug_option, plain_errors
 
 
 @click.command()
@@ -16,7 +16,7 @@ from pipeline.cli import plain_errors
 @click.option(
     "--labels", metavar="FILE", help="Labels: DFDC's metadata.json, Celeb-DF's list of test videos, or a CSV."
 )
-@click.option("--debug", is_flag=True, help="Show where in the code an error came from.")
+@debug_option
 def main(videos: str, out: str, labels: str | None, debug: bool) -> None:
     """Lists the videos below VIDEOS with their labels and groups in OUT.parquet.
 

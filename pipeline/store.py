@@ -210,11 +210,10 @@ def _commands() -> Any:
     """``python -m pipeline.store info|verify|gc STORE``. Here, not above: readers need neither click nor upkeep."""
     import click  # noqa: PLC0415
 
-    from pipeline.cli import plain_errors, printable  # noqa: PLC0415
+    from pipeline.cli import debug_option, plain_errors, printable  # noqa: PLC0415
     from pipeline.upkeep import describe_store, find_orphans, remove_orphans, verify_store  # noqa: PLC0415
 
     group = click.Group(help="Look after a face-clip store.")
-    debug_option = click.option("--debug", is_flag=True, help="Show where in the code an error came from.")
 
     @group.command(help="What a store holds.")
     @click.argument("store")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.device import choose_device, is_made_for_bf16
+from pipeline.device import choose_device, is_made_for_bf16, mixed_precision
 from pipeline.errors import InputError
 
 
@@ -30,3 +30,10 @@ def test_of_cpus_those_with_amx_are_made_for_bfloat16(monkeypatch: pytest.Monkey
     assert is_made_for_bf16("cpu") == has_amx
     monkeypatch.delattr(torch.cpu, "get_capabilities")
     assert not is_made_for_bf16("cpu")
+
+
+def test_float16_needs_a_gpu() -> None:
+    with pytest.raises(InputError, match="fp16 needs a GPU"):
+        mixed_precision("fp16", "cpu")
+    assert mixed_precision("none", "cpu") == "no"
+    assert mixed_precision("bf16", "cpu") == "bf16"

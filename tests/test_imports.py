@@ -30,7 +30,10 @@ FOREIGN: Mapping[str, frozenset[str]] = {
     "pipeline": frozenset(),
     "training": frozenset(f"pipeline.{name}" for name in SHARED),
     "inference": frozenset(
-        [*(f"pipeline.{name}" for name in SHARED), "training.models", "training.dataset", "training.checkpoint"]
+        [
+            *(f"pipeline.{name}" for name in SHARED),
+            *(f"training.{name}" for name in ("models", "dataset", "checkpoint", "split", "metrics")),
+        ]
     ),
 }
 """What a package may import of the others."""

@@ -17,8 +17,8 @@ import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from pipeline.errors import InputError, WriteError
-from pipeline.files import StoreFiles
+from pipeline.errors import InputError
+from pipeline.files import StoreFiles, write_file
 from pipeline.versions import installed_versions
 from training.models import ModelSpec, build_model
 
@@ -51,18 +51,6 @@ class CheckpointInfo:
 def library_versions() -> dict[str, str]:
     """Versions of this code and of the libraries that have a hand in training."""
     return installed_versions(_LIBRARIES)
-
-
-def write_file(folder: StoreFiles, name: str, data: bytes) -> None:
-    """Create or replace a file of a run whole; if that fails, the file that was there stays.
-
-    Raises:
-        WriteError: the disk is full, or gone.
-    """
-    try:
-        folder.write(name, data)
-    except OSError as error:
-        raise WriteError(f"can't write {folder.url}/{name}: {error}; the one before is whole") from error
 
 
 def save_checkpoint(folder: StoreFiles, name: str, state_dict: Mapping[str, Tensor], info: CheckpointInfo) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from pipeline.device import Precision
 from pipeline.settings import Section
 from training.cutmix import CutMixMode
 
@@ -96,7 +97,7 @@ class TrainSettings(Section):
     """Longer gradients are shortened to this; null: never."""
     ema_decay: float | None = Field(None, gt=0.0, lt=1.0)
     """The weights that are validated and kept are a moving average with this decay a step; null: the latest."""
-    precision: Literal["auto", "none", "bf16", "fp16"] = "auto"
+    precision: Precision = "auto"
     """Of the arithmetic; none is float32. auto: bf16 where the hardware is made for it, else float32."""
     seed: int = Field(0, ge=0)
     augment: AugmentSettings = AugmentSettings()

@@ -26,9 +26,9 @@ import yaml
 from torch.utils.tensorboard import SummaryWriter
 
 from pipeline.errors import InputError, WriteError
-from pipeline.files import StoreFiles
+from pipeline.files import StoreFiles, write_file
 from pipeline.settings import differences
-from training.checkpoint import CheckpointInfo, save_checkpoint, write_file
+from training.checkpoint import CheckpointInfo, save_checkpoint
 from training.state import TrainState
 
 _NOT_COMPARED = "versions"

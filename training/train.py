@@ -19,9 +19,17 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from pipeline.cli import EXIT_INTERRUPTED, plain_errors, printable
-from pipeline.device import Device, choose_device, is_made_for_bf16
-from pipeline.errors import InputError
+from pipeline.cli import (
+    EXIT_INTERRUPTED,
+    debug_option,
+    device_option,
+    loader_workers_option,
+    machine_option,
+    params_option,
+    plain_errors,
+    printable,
+)
+from pipeline.device import Device, choose_device, mixed_precision
 from pipeline.settings import load_settings
 from pipeline.store import FaceStore
 from training.checkpoint import CheckpointInfo, library_versions
@@ -48,19 +56,6 @@ def spec_of(name: str, settings: TrainSettings) -> ModelSpec:
     """The model's spec, with what the settings say otherwise."""
     changes = {key: getattr(settings, key) for key in ("input_size", "clip_frames", "frame_step")}
     return replace(model_spec(name), **{key: value for key, value in changes.items() if value is not None})
-
-
-def mixed_precision(precision: str, device: str) -> str:
-    """What accelerate is told: ``auto`` is bf16 where the hardware multiplies it faster than float32.
-
-    Raises:
-        InputError: float16 on a CPU.
-    """
-    if precision == "fp16" and device == "cpu":
-        raise InputError("train.precision fp16 needs a GPU; use auto, bf16 or none")
-    if precision == "auto":
-        return "bf16" if is_made_for_bf16(device) else "no"
-    return "no" if precision == "none" else precision
 
 
 def batch_loss(
@@ -282,12 +277,15 @@ def epoch_line(row: Row) -> str:
 @click.argument("store")
 @click.argument("run_dir", type=click.Path(file_okay=False))
 @click.option("--model", "name", required=True, metavar="NAME", help=f"One of: {', '.join(model_names())}.")
-@click.option("--params", metavar="FILE", help="Settings; params.yaml in this folder by default, if there is one.")
+@params_option
 @click.option("--resume", is_flag=True, help="Go on with the run in RUN_DIR; begin it if there is none.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--loader-workers", type=click.IntRange(min=0), help="Processes that read clips. Default: 0, on a GPU 4.")
-@click.option("--save-minutes", type=click.FloatRange(min=0), default=10, show_default=True, help="A state every.")
-@click.option("--debug", is_flag=True, help="Show where in the code an error came from.")
+@device_option
+@loader_workers_option
+@machine_option(
+    "--save-minutes", type=click.FloatRange(min=0), default=10, show_default=True, envvar="FACECLIPS_SAVE_MINUTES",
+    help="A state every.",
+)  # fmt: skip
+@debug_option
 def main(
     store: str,
     run_dir: str,
