@@ -1,4 +1,4 @@
-# make test: fresh clone to green tests.   make demo: fresh clone to models trained on the embedded sample.
+# make test: fresh clone to green tests.   make demo: fresh clone to a finished `dvc repro` on the embedded sample.
 
 PYTHON ?= python3
 VENV := .venv
@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 MEDIA ?= ../shared/media
 
-.PHONY: setup test lint types unit demo bench bench-learning clean
+.PHONY: setup test lint types unit demo repro bench bench-learning clean
 
 setup: $(INSTALLED)
 
@@ -28,13 +28,15 @@ types: $(INSTALLED)
 unit: $(INSTALLED)
 	$(BIN)/python -m pytest
 
-demo: $(INSTALLED)
-	$(BIN)/python -m pipeline.sample data/sample
-	$(BIN)/python -m pipeline.extract data/sample/train data/store --labels data/sample/labels.csv
+demo: repro
 	$(BIN)/python -m pipeline.store verify data/store
-	$(BIN)/python -m pipeline.store info data/store
-	$(BIN)/python -m training.train data/store runs/mc3_18 --model mc3_18 --params params/demo.yaml --resume
-	$(BIN)/python -m training.train data/store runs/r2plus1d_18 --model r2plus1d_18 --params params/demo.yaml --resume
+	@echo
+	@cat results/validation/evaluation/summary.txt
+	@echo "scores of the unlabelled videos: results/test/submission.csv"
+
+# `dvc repro` with the programs of the virtual environment.
+repro: $(INSTALLED)
+	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 
 # Prints ratios to a baseline of the same run. MEDIA: a folder with clips/ and bench_1080p/, or your own (see the programs).
 bench: $(INSTALLED)
@@ -50,4 +52,4 @@ bench-learning: $(INSTALLED)
 	$(BIN)/python -m benchmarks.learning
 
 clean:
-	rm -rf data runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf data runs results .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -22,6 +22,8 @@ from inference.aggregate import VideoScores, WindowScores, combine, score_videos
 from inference.config import AggregateSettings
 from pipeline.errors import InputError
 from pipeline.files import StoreFiles, write_file
+from pipeline.store import FaceStore
+from training.dataset import COLUMNS, contents_digest, sort_tracks
 
 METADATA_KEY = b"face_clip_scores"
 FORMAT_VERSION = 1
@@ -42,7 +44,8 @@ SCORES_SCHEMA = pa.schema(
     ]
 )
 """``frame_start``: of the window within the track. ``logits``: of REAL and FAKE; ``mirror_logits``: of the mirror
-image, null where it wasn't asked for. ``probability``: of FAKE, the mean of both softmaxes; null where ``error`` says why."""
+image, null where it wasn't asked for. ``probability``: of FAKE, the mean of both softmaxes, null where ``error`` says
+why."""
 
 Part = Literal["all", "held-out"]
 
@@ -87,6 +90,14 @@ class ScoresInfo:
     def model_names(self) -> list[str]:
         return [model.name for model in self.models]
 
+    def names_scored_alike(self, other: ScoresInfo) -> list[str]:
+        """Models whose rows among the scores of ``other`` are what they would be among these."""
+        ours, theirs = (
+            (info.store_fingerprint, info.store_contents, info.settings, info.code) for info in (self, other)
+        )
+        files = {(model.name, model.sha256) for model in other.models}
+        return [m.name for m in self.models if (m.name, m.sha256) in files] if ours == theirs else []
+
     def to_json(self) -> bytes:
         return json.dumps({"format_version": FORMAT_VERSION, **asdict(self)}).encode()
 
@@ -127,10 +138,11 @@ class Scores:
         """All videos asked for, sorted."""
         return sorted({*self.rows["video_id"].unique().to_pylist(), *self.info.videos_without_tracks})
 
-    @property
-    def prior(self) -> float:
-        """Mean share of FAKE among the tracks that the models were trained on."""
-        return float(np.mean([model.train_prior for model in self.info.models]))
+    def fallback(self, settings: AggregateSettings) -> float:
+        """Score of a video that no model has scored: a number, or the mean of what the models were trained on."""
+        if settings.fallback == "prior":
+            return float(np.mean([model.train_prior for model in self.info.models]))
+        return settings.fallback
 
     def combine(self, settings: AggregateSettings) -> VideoScores:
         """Scores of :attr:`video_ids`.
@@ -157,12 +169,17 @@ class Scores:
             models=settings.models,
             weights=[settings.weights.get(name, 1.0) for name in names],
             temperature=settings.temperature,
-            fallback=self.prior if settings.fallback == "prior" else settings.fallback,
+            fallback=self.fallback(settings),
         )
 
 
 def _numbers(column: pa.ChunkedArray, values: Sequence[str]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
     return np.asarray(pc.index_in(column, pa.array(values, pa.string())).to_numpy(), np.int64)
+
+
+def store_contents(store: FaceStore) -> str:
+    """Sixteen hex digits that change with any track, label or group of a store; it may be without any."""
+    return contents_digest(sort_tracks(store.read_table("tracks", COLUMNS)))
 
 
 def write_scores(path: str | Path, parts: Iterable[pa.Table], info: ScoresInfo) -> None:

@@ -6,8 +6,9 @@ Flags that are facts about a machine can be given as environment variables, too:
 
 from __future__ import annotations
 
+import signal
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -66,6 +67,29 @@ def plain_errors(debug: bool) -> Iterator[None]:
         if isinstance(error, InputError | OSError):
             raise BadInputError(str(error)) from error
         raise RunFailedError(f"{type(error).__name__}: {error} (--debug shows where this came from)") from error
+
+
+def ask_for_interrupts() -> Callable[[], bool]:
+    """From now on SIGINT and SIGTERM only make the returned function true, so that work stops where it may be resumed.
+
+    The second one interrupts without ceremony.
+    """
+    interrupts: list[int] = []
+
+    def interrupt(number: int, _frame: object) -> None:
+        if interrupts:
+            raise KeyboardInterrupt
+        interrupts.append(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+    return lambda: bool(interrupts)
+
+
+def listed(names: Sequence[str], most: int = 10) -> str:
+    """Some names, fit to be printed, and how many more there are."""
+    rest = len(names) - most
+    return printable(", ".join(names[:most])) + (f" and {rest} more" if rest > 0 else "")
 
 
 def printable(text: str) -> str:

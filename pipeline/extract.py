@@ -41,12 +41,14 @@ from pipeline.cluster import (
 )
 from pipeline.config import Settings
 from pipeline.device import Device, choose_device
+from pipeline.errors import InputError
 from pipeline.plan import partition_number, plan_partitions
 from pipeline.process import process_partition
 from pipeline.settings import load_settings
 from pipeline.store import FaceStore
 from pipeline.types import STATUSES, Partition, VideoOutcome, VideoRef
 from pipeline.upkeep import forget_videos, remove_orphans
+from pipeline.versions import code_digest
 from pipeline.writer import PartitionWriter, check_settings, create_or_resume
 
 FAILURES = ("decode_error", "failed")
@@ -197,13 +199,26 @@ def _plan(
     device: Device,
     retry_failed: bool,
 ) -> _Job:
-    """What is left to do in that store; nothing is written."""
+    """What is left to do in that store; nothing is written.
+
+    Raises:
+        InputError: a video has changed since it was extracted.
+    """
     chosen_device = choose_device(device)
     rows = []
     if check_settings(store, settings):
-        rows = FaceStore.open(store).read_table("videos", ["video_id", "status"]).to_pylist()
+        rows = FaceStore.open(store).read_table("videos", ["video_id", "status", "size_bytes"]).to_pylist()
     redone = FAILURES if retry_failed else ()
     done = {row["video_id"] for row in rows if row["status"] not in redone}
+    # One that failed may well have been mended since, and waits for --retry-failed.
+    extracted = {row["video_id"]: row["size_bytes"] for row in rows if row["status"] not in FAILURES}
+    changed = [ref for ref in index if extracted.get(ref.video_id, ref.size_bytes) != ref.size_bytes]
+    if changed:
+        first = changed[0]
+        raise InputError(
+            f"{len(changed)} videos are no longer those that {store} was made of (such as {first.video_id!r}: "
+            f"{extracted[first.video_id]:,} bytes then, {first.size_bytes:,} now); remove that store or choose another"
+        )
     # Workers may run in another folder.
     index = [replace(ref, path=str(Path(ref.path).absolute())) for ref in index]
     pending = [ref for ref in index if ref.video_id not in done]
@@ -212,6 +227,17 @@ def _plan(
     elif workers is None:
         workers = _default_workers(chosen_device, len(pending))
     return _Job(store, settings, index, pending, workers, scheduler, device)
+
+
+def _code_note(job: _Job) -> str | None:
+    """That what is there was made by other code, which no setting tells."""
+    made_by = FaceStore.open(job.store).manifest["versions"].get("code")
+    if not job.num_done or made_by in (None, code_digest("pipeline")):
+        return None
+    return (
+        f"note: {job.num_done} videos were extracted by other code than this; they stay as they are. "
+        f"To do them again, remove {printable(job.store)} or choose another store"
+    )
 
 
 def _who(job: _Job) -> str:
@@ -284,6 +310,8 @@ def main(
             click.echo(f"in partitions of {job.partition_size}, by {_who(job)}")
             return
         create_or_resume(job.store, settings)
+        if note := _code_note(job):
+            click.echo(note, err=True)
         if retry_failed:
             forget_videos(FaceStore.open(job.store), FAILURES)
         remove_orphans(FaceStore.open(job.store))

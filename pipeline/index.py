@@ -14,7 +14,9 @@ from pipeline.cli import debug_option, plain_errors
 @click.argument("videos")
 @click.argument("out", metavar="OUT.parquet")
 @click.option(
-    "--labels", metavar="FILE", help="Labels: DFDC's metadata.json, Celeb-DF's list of test videos, or a CSV."
+    "--labels",
+    metavar="FILE",
+    help="Labels: DFDC's metadata.json, Celeb-DF's list of test videos, or a CSV. '': none given.",
 )
 @debug_option
 def main(videos: str, out: str, labels: str | None, debug: bool) -> None:
@@ -30,7 +32,7 @@ def main(videos: str, out: str, labels: str | None, debug: bool) -> None:
             raise click.UsageError(
                 f"OUT {out!r} must be a file that ends in {INDEX_ENDING}, or no command will know it"
             )
-        index, report = build_index(videos, labels)
+        index, report = build_index(videos, labels or None)
         write_index(out, index)
     for line in report.lines():
         click.echo(line)

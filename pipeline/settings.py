@@ -15,8 +15,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import InputError
 
-SECTIONS = ("detect", "track", "crop", "store", "extract", "data", "sample", "train", "predict", "evaluate")
-"""The sections of all stages."""
+SECTIONS = (
+    *("data", "models", "ensemble"),
+    *("detect", "track", "crop", "store", "extract", "train", "predict", "aggregate", "evaluate"),
+)
+"""The sections of all stages; the first three are for ``dvc.yaml``."""
 DEFAULT_FILE = "params.yaml"
 
 

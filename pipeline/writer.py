@@ -25,7 +25,7 @@ from pipeline.files import StoreFiles
 from pipeline.schema import FORMAT, FORMAT_VERSION, StoredTrack, tracks_table, videos_table
 from pipeline.settings import differences
 from pipeline.types import UInt8Array, VideoOutcome
-from pipeline.versions import installed_versions
+from pipeline.versions import code_digest, installed_versions
 
 # Rust codecs, several times faster than zarr's own on the same files.
 CODEC_PIPELINE = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}
@@ -63,7 +63,7 @@ class StoreWriteError(WriteError):
 
 def library_versions() -> dict[str, str]:
     """Versions of this code and of the libraries that have a hand in pixels and boxes."""
-    return installed_versions(_LIBRARIES)
+    return installed_versions(_LIBRARIES) | {"code": code_digest("pipeline")}
 
 
 def read_manifest(files: StoreFiles) -> dict[str, Any]:

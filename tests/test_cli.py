@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
 
 import click
 import pytest
 from click.testing import CliRunner, Result
 
-from pipeline.cli import plain_errors, printable
+from pipeline.cli import ask_for_interrupts, device_option, machine_option, plain_errors, printable
 from pipeline.settings import ConfigError
 from pipeline.writer import StoreWriteError
 
@@ -53,3 +55,31 @@ def test_a_reader_that_went_away_is_no_bad_usage() -> None:
 
 def test_text_from_outside_cannot_steer_the_terminal() -> None:
     assert printable("a\nb\x1b[31m \udcff ä") == "a\\nb\\x1b[31m \\udcff ä"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_is_asked_for_once_and_the_second_does_not_wait(number: signal.Signals) -> None:
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        should_stop = ask_for_interrupts()
+        assert not should_stop()
+        os.kill(os.getpid(), number)
+        assert should_stop()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def test_facts_about_a_machine_may_come_from_the_environment() -> None:
+    @click.command()
+    @device_option
+    @machine_option("--workers", type=int, envvar="FACECLIPS_WORKERS")
+    def command(device: str, workers: int | None) -> None:
+        click.echo(f"{device} {workers}")
+
+    there = {"FACECLIPS_DEVICE": "cpu", "FACECLIPS_WORKERS": "3"}
+    assert CliRunner().invoke(command, env=there).output == "cpu 3\n"
+    assert CliRunner().invoke(command, ["--device", "auto"], env=there).output == "auto 3\n"
+    assert "FACECLIPS_WORKERS" in CliRunner().invoke(command, ["--help"]).output

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -20,6 +21,7 @@ from typing import Any
 import av
 import numpy as np
 import psutil  # type: ignore[import-untyped]
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
@@ -28,6 +30,7 @@ from pipeline.extract import main
 from pipeline.store import FaceStore
 from pipeline.upkeep import find_orphans, verify_store
 from tests.faces import Face, face_video
+from tests.stores import set_value
 
 ROOT = Path(__file__).resolve().parents[1]
 DEADLINE_SECONDS = 90
@@ -190,6 +193,26 @@ def test_other_settings_are_refused_with_the_difference(copy: Path, videos: Path
     assert ended.exit_code == 2
     assert "crop.size: store 64, now 48" in ended.stderr
     assert contents(copy) == before
+
+
+def test_a_video_that_has_changed_since_is_not_taken_for_done(copy: Path, videos: Path, params: Path) -> None:
+    table = copy / "videos" / "part-00000.parquet"
+    rows = pq.read_table(table)
+    pq.write_table(set_value(rows, "size_bytes", 0, 17), table)
+    name = rows["video_id"][0].as_py()
+    ended = extract(videos, copy, "--params", params)
+    assert ended.exit_code == 2
+    assert f"1 videos are no longer those that {copy} was made of (such as {name!r}: 17 bytes then" in ended.stderr
+
+
+def test_what_other_code_has_extracted_is_told(copy: Path, videos: Path, params: Path) -> None:
+    assert "other code" not in extract(videos, copy, "--params", params).stderr
+    manifest = json.loads((copy / "store.json").read_text())
+    manifest["versions"]["code"] = "0123456789abcdef"
+    (copy / "store.json").write_text(json.dumps(manifest))
+    ended = extract(videos, copy, "--params", params)
+    assert ended.exit_code == 0
+    assert re.search(r"note: \d+ videos were extracted by other code than this; they stay as they are", ended.stderr)
 
 
 def test_a_limited_run_and_then_the_rest_equal_one_run(

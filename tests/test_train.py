@@ -223,7 +223,7 @@ def test_validation_can_be_seldom_and_the_last_epoch_always_has_one(store: str, 
 
 def test_a_store_that_can_be_learned_is_learned(store: str, tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(
-        update={"epochs": 40, "max_learning_rate": 0.02, "ema_decay": None, "cutmix": CutMixSettings(probability=0.0)}
+        update={"epochs": 80, "max_learning_rate": 0.02, "ema_decay": None, "cutmix": CutMixSettings(probability=0.0)}
     )
     assert fit(store, str(tmp_path / "run"), "tiny", settings)
     assert read_info(tmp_path / "run" / "best.safetensors").metrics["balanced_log_loss"] < 0.5
@@ -405,6 +405,48 @@ def test_a_full_disk_leaves_the_last_epoch_whole(
     read_info(tmp_path / "run" / "last.safetensors")
     assert fit(store, str(tmp_path / "run"), "tiny", SETTINGS, resume=True)
     assert_same_run(tmp_path / "run", whole_run)
+
+
+def test_a_run_of_something_else_is_replaced_when_that_is_asked_for(
+    store: str, tmp_path: Path, whole_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = tmp_path / "run"
+    assert fit(store, str(run_dir), "plain", SETTINGS)
+    (run_dir / "notes.txt").write_text("mine")
+    assert fit(store, str(run_dir), "tiny", SETTINGS, resume=True, replace_run=True)
+    assert 'was one of something else (model: run "plain", now "tiny"); begun anew' in capsys.readouterr().out
+    assert_same_run(run_dir, whole_run)
+    assert (run_dir / "notes.txt").read_text() == "mine"
+
+
+def test_a_run_of_the_same_thing_is_gone_on_with_and_one_of_other_code_is_replaced(
+    store: str, tmp_path: Path, whole_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = str(tmp_path / "run")
+    with pytest.raises(Killed):
+        fit(store, run_dir, "tiny", SETTINGS, save_minutes=0, should_stop=kill_after(5))
+    with monkeypatch.context() as other_code:
+        other_code.setattr("training.train.code_digest", lambda *_: "other")
+        # Who resumes by hand may have mended the code in between.
+        with pytest.raises(Killed):
+            fit(store, run_dir, "tiny", SETTINGS, resume=True, save_minutes=0, should_stop=kill_after(2))
+    assert len(steps(tmp_path / "run")) == 6
+    assert fit(store, run_dir, "tiny", SETTINGS, resume=True, replace_run=True)
+    assert "5 batches are done" in capsys.readouterr().out
+    assert_same_run(tmp_path / "run", whole_run)
+
+    monkeypatch.setattr("training.train.code_digest", lambda *_: "other")
+    assert fit(store, run_dir, "tiny", SETTINGS, resume=True, replace_run=True)
+    shown = capsys.readouterr().out
+    assert 'now "other"); begun anew' in shown
+    assert "0 batches are done" in shown
+
+
+def test_a_folder_of_somebody_else_is_not_replaced(store: str, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.tex").write_text("mine")
+    with pytest.raises(InputError, match="is not empty and holds no run"):
+        fit(store, str(tmp_path / "run"), "tiny", SETTINGS, resume=True, replace_run=True)
 
 
 def test_a_folder_with_a_run_is_not_written_over(store: str, tmp_path: Path) -> None:

@@ -37,7 +37,8 @@ class CheckpointInfo:
     train_settings: dict[str, Any]
     """The section ``train`` of the settings."""
     store: dict[str, Any]
-    """``fingerprint`` and ``settings`` of the extraction whose clips it was trained on."""
+    """``fingerprint`` and ``settings`` of the extraction whose clips it was trained on, and ``clips``, a digest of
+    what these are."""
     train_prior: float
     """Share of FAKE among the tracks trained on, before they were balanced."""
     epoch: int

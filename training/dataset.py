@@ -57,10 +57,15 @@ def read_tracks(store: FaceStore) -> pa.Table:
     Raises:
         InputError: there is none.
     """
-    tracks = store.read_table("tracks", COLUMNS).sort_by([(key, "ascending") for key in _ORDER])
+    tracks = sort_tracks(store.read_table("tracks", COLUMNS))
     if not tracks.num_rows:
         raise InputError(f"{store.url} holds no tracks; extract videos with faces into it first")
     return tracks
+
+
+def sort_tracks(tracks: pa.Table) -> pa.Table:
+    """By group, original, video and track."""
+    return tracks.sort_by([(key, "ascending") for key in _ORDER])
 
 
 def labelled(tracks: pa.Table, url: str) -> pa.Table:
@@ -96,6 +101,28 @@ def frame_indices(
     if length < span:
         return offsets % length
     return int(position * (length - span + 1)) + offsets
+
+
+def read_clip(store: FaceStore, array: str, row_start: int, length: int, indices: Int64Array) -> Tensor:
+    """Frames of a track, in one read.
+
+    Args:
+        store: where they are.
+        array: name of the array that holds the track.
+        row_start: where in it the track begins.
+        length: frames of the track.
+        indices: int64 (T,), of frames from the track's start; in any order.
+
+    Returns:
+        uint8 (T, H, W, 3), RGB.
+
+    Raises:
+        StoreFormatError: the array is missing or damaged.
+    """
+    first, last = int(indices.min()), int(indices.max())
+    track = {"array": array, "row_start": row_start, "row_stop": row_start + length}
+    frames: UInt8Array = store.frames(track, first, last + 1)
+    return torch.from_numpy(frames[indices - first])
 
 
 def even_windows(num_tracks: int, windows_per_track: int) -> list[Window]:
@@ -143,7 +170,5 @@ class ClipDataset(Dataset[Sample]):
         row, position = window
         length, row_start = int(self._lengths[row]), int(self._row_starts[row])
         indices = frame_indices(length, position, self.clip_frames, self.frame_step)
-        first, last = int(indices.min()), int(indices.max())
-        track = {"array": self._arrays[row].as_py(), "row_start": row_start, "row_stop": row_start + length}
-        frames: UInt8Array = self.store.frames(track, first, last + 1)
-        return Sample(torch.from_numpy(frames[indices - first]), torch.tensor(self.labels[row]), torch.tensor(row))
+        frames = read_clip(self.store, self._arrays[row].as_py(), row_start, length, indices)
+        return Sample(frames, torch.tensor(self.labels[row]), torch.tensor(row))

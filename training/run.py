@@ -16,7 +16,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -31,8 +31,12 @@ from pipeline.settings import differences
 from training.checkpoint import CheckpointInfo, save_checkpoint
 from training.state import TrainState
 
-_NOT_COMPARED = "versions"
+_VERSIONS, _CODE = "versions", "code"
 """Of ``config.yaml``: what may change before a run goes on."""
+_LEFT_BY_A_RUN = (
+    "best.safetensors", "last.safetensors", "metrics.json", "history.csv", "steps.csv", "tensorboard", "resume.pt",
+)  # fmt: skip
+"""Besides ``config.yaml``, which is replaced last: until then the folder is known for the run that it was."""
 
 
 def read_state(path: str | Path) -> dict[str, Any] | None:
@@ -51,13 +55,17 @@ def read_state(path: str | Path) -> dict[str, Any] | None:
     return state
 
 
-def make_or_check_run(path: str | Path, config: Mapping[str, Any], resume: bool) -> None:
+def make_or_check_run(path: str | Path, config: Mapping[str, Any], resume: bool, replace: bool = False) -> list[str]:
     """Make the folder of a new run, or see that the run that is there may go on.
 
     Args:
         path: RUN_DIR.
         config: what it is a run of, as JSON types.
         resume: whether to go on with a run that is there.
+        replace: whether to remove a run that is there if it is one of something else, other code included.
+
+    Returns:
+        Where the run that was removed differs; empty if none was.
 
     Raises:
         InputError: another run or something else is there, or a run that isn't to be resumed.
@@ -66,23 +74,32 @@ def make_or_check_run(path: str | Path, config: Mapping[str, Any], resume: bool)
     files = StoreFiles(str(path))
     # A kill amid a write leaves the temporary of that file.
     leftovers = [name for name in files.names() if name.startswith(".") and name.endswith(".tmp")]
-    if files.exists("config.yaml"):
+    is_run = files.exists("config.yaml")
+    different = _differences(files, config, (_VERSIONS,)) if is_run and replace else []
+    if is_run and not different:
         _check_run(files, config, resume)
-    elif set(files.names()) - set(leftovers):
+    elif not is_run and set(files.names()) - set(leftovers):
         raise InputError(f"{path} is not empty and holds no run; choose another folder")
     else:
+        for name in _LEFT_BY_A_RUN if different else ():
+            files.remove(name)
         files.make_folder("")
         write_file(files, "config.yaml", yaml.safe_dump(dict(config), sort_keys=False).encode())
     for name in leftovers:
         files.remove(name)
+    return different
+
+
+def _differences(files: StoreFiles, config: Mapping[str, Any], not_compared: Collection[str]) -> list[str]:
+    found = yaml.safe_load(files.read("config.yaml"))
+    theirs, ours = ({key: value for key, value in c.items() if key not in not_compared} for c in (found, config))
+    return differences(theirs, json.loads(json.dumps(ours)), ("run", "now"))
 
 
 def _check_run(files: StoreFiles, config: Mapping[str, Any], resume: bool) -> None:
     if not resume:
         raise InputError(f"{files.url} holds a run already; --resume goes on with it, or choose another folder")
-    found = yaml.safe_load(files.read("config.yaml"))
-    theirs, ours = ({key: value for key, value in c.items() if key != _NOT_COMPARED} for c in (found, config))
-    if different := differences(theirs, json.loads(json.dumps(ours)), ("run", "now")):
+    if different := _differences(files, config, (_VERSIONS, _CODE)):
         raise InputError(
             f"{files.url} is another run ({'; '.join(different)}); resume it with what it was started with, "
             "or choose another folder"

@@ -42,9 +42,10 @@ def validates_by_folder(tracks: pa.Table, folders: Collection[str]) -> BoolArray
     video_ids = tracks["video_id"].to_pylist()
     for folder, prefix in prefixes.items():
         if not any(video_id.startswith(prefix) for video_id in video_ids):
+            such_as = f", such as {video_ids[0]!r}" if video_ids else ""
             raise InputError(
-                f"train.validation_folders: no labelled track lies in {folder!r}; folders are written as in video_id, "
-                f"of which the store has {video_ids[0]!r}"
+                f"train.validation_folders: no labelled track lies in {folder!r}; the store has {len(video_ids):,} "
+                f"labelled tracks, and folders are written as in their video_id{such_as}"
             )
     groups = group_of(tracks)
     within = tuple(prefixes.values())

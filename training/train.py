@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import signal
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
@@ -21,6 +20,7 @@ from tqdm import tqdm
 
 from pipeline.cli import (
     EXIT_INTERRUPTED,
+    ask_for_interrupts,
     debug_option,
     device_option,
     loader_workers_option,
@@ -32,6 +32,7 @@ from pipeline.cli import (
 from pipeline.device import Device, choose_device, mixed_precision
 from pipeline.settings import load_settings
 from pipeline.store import FaceStore
+from pipeline.versions import code_digest
 from training.checkpoint import CheckpointInfo, library_versions
 from training.config import Settings, TrainSettings
 from training.cutmix import draw_cutmix, mixed_cross_entropy, paste
@@ -110,6 +111,7 @@ def fit(
     settings: TrainSettings,
     device: Device = "auto",
     resume: bool = False,
+    replace_run: bool = False,
     loader_workers: int = 0,
     save_minutes: float = 10.0,
     should_stop: Callable[[], bool] = lambda: False,
@@ -162,10 +164,11 @@ def fit(
         "clips": contents_digest(pa.concat_tables([training.tracks, validation.tracks])),
         "train": settings.model_dump(mode="json"),
         "processes": world_size,
+        "code": code_digest("pipeline", "training"),
         "versions": library_versions(),
     }
-    if accelerator.is_main_process:
-        make_or_check_run(run_dir, about, resume)
+    if accelerator.is_main_process and (different := make_or_check_run(run_dir, about, resume, replace_run)):
+        click.echo(printable(f"the run in {run_dir} was one of something else ({'; '.join(different)}); begun anew"))
     accelerator.wait_for_everyone()
     if saved := read_state(run_dir):
         state.restore(saved)
@@ -245,7 +248,7 @@ def fit(
                 spec=spec,
                 num_classes=NUM_CLASSES,
                 train_settings=about["train"],
-                store=about["store"],
+                store={**about["store"], "clips": about["clips"]},
                 train_prior=float(training.dataset.labels.mean()),
                 epoch=epochs_done,
                 metrics=metrics,
@@ -279,6 +282,12 @@ def epoch_line(row: Row) -> str:
 @click.option("--model", "name", required=True, metavar="NAME", help=f"One of: {', '.join(model_names())}.")
 @params_option
 @click.option("--resume", is_flag=True, help="Go on with the run in RUN_DIR; begin it if there is none.")
+@click.option(
+    "--replace",
+    "replace_run",
+    is_flag=True,
+    help="First remove a run in RUN_DIR that had other settings, clips or code.",
+)
 @device_option
 @loader_workers_option
 @machine_option(
@@ -292,6 +301,7 @@ def main(
     name: str,
     params: str | None,
     resume: bool,
+    replace_run: bool,
     device: Device,
     loader_workers: int | None,
     save_minutes: float,
@@ -308,21 +318,13 @@ def main(
     Several GPUs or machines: accelerate launch -m training.train STORE RUN_DIR --model NAME
     Exit code: 0 done, 1 the run can't go on (diverged, disk full), 2 bad usage, 130 interrupted (resumable).
     """
-    interrupts: list[int] = []
-
-    def interrupt(number: int, _frame: object) -> None:
-        if interrupts:  # The second time without ceremony.
-            raise KeyboardInterrupt
-        interrupts.append(number)
-
     with plain_errors(debug):
         settings = load_settings(params, Settings).train
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, interrupt)
+        should_stop = ask_for_interrupts()
         if loader_workers is None:
             loader_workers = 4 if choose_device(device) == "cuda" else 0
         finished = fit(
-            store, run_dir, name, settings, device, resume, loader_workers, save_minutes, lambda: bool(interrupts)
+            store, run_dir, name, settings, device, resume, replace_run, loader_workers, save_minutes, should_stop
         )
         if not finished:
             click.echo("interrupted; the same command with --resume goes on from here", err=True)
