@@ -36,7 +36,7 @@ demo: repro
 
 # `dvc repro` with the programs of the virtual environment.
 repro: $(INSTALLED)
-	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 
 # Prints ratios to a baseline of the same run. MEDIA: a folder with clips/ and bench_1080p/, or your own (see the programs).
 bench: $(INSTALLED)
