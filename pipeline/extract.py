@@ -24,6 +24,7 @@ from pipeline.cli import (
     RunFailedError,
     debug_option,
     device_option,
+    listed,
     machine_option,
     params_option,
     plain_errors,
@@ -44,6 +45,7 @@ from pipeline.device import Device, choose_device
 from pipeline.errors import InputError
 from pipeline.plan import partition_number, plan_partitions
 from pipeline.process import process_partition
+from pipeline.relabel import labels_changed, relabel
 from pipeline.settings import load_settings
 from pipeline.store import FaceStore
 from pipeline.types import STATUSES, Partition, VideoOutcome, VideoRef
@@ -143,6 +145,10 @@ class _Job:
     """Processes on this machine; 0: this one, or the scheduler's."""
     scheduler: str | None
     device: Device
+    relabelled: list[VideoRef]
+    """Videos that the store knows with other labels."""
+    num_others: int
+    """Videos in the store that weren't asked for."""
 
     @property
     def partition_size(self) -> int:
@@ -198,16 +204,25 @@ def _plan(
     scheduler: str | None,
     device: Device,
     retry_failed: bool,
+    may_relabel: bool,
 ) -> _Job:
     """What is left to do in that store; nothing is written.
 
     Raises:
-        InputError: a video has changed since it was extracted.
+        InputError: a video has changed since it was extracted, or its label, and that isn't to be written.
     """
     chosen_device = choose_device(device)
-    rows = []
+    rows, relabelled = [], []
     if check_settings(store, settings):
-        rows = FaceStore.open(store).read_table("videos", ["video_id", "status", "size_bytes"]).to_pylist()
+        opened = FaceStore.open(store)
+        rows = opened.read_table("videos", ["video_id", "status", "size_bytes"]).to_pylist()
+        relabelled = labels_changed(opened, index)
+    if relabelled and not may_relabel:
+        names = listed([ref.video_id for ref in relabelled], most=3)
+        raise InputError(
+            f"{len(relabelled)} videos have another label, original or group now than in {store} ({names}); --relabel "
+            "writes the new ones into it. Was --labels left out?"
+        )
     redone = FAILURES if retry_failed else ()
     done = {row["video_id"] for row in rows if row["status"] not in redone}
     # One that failed may well have been mended since, and waits for --retry-failed.
@@ -226,7 +241,8 @@ def _plan(
         workers = 0
     elif workers is None:
         workers = _default_workers(chosen_device, len(pending))
-    return _Job(store, settings, index, pending, workers, scheduler, device)
+    num_others = len({row["video_id"] for row in rows} - {ref.video_id for ref in index})
+    return _Job(store, settings, index, pending, workers, scheduler, device, relabelled, num_others)
 
 
 def _code_note(job: _Job) -> str | None:
@@ -267,6 +283,7 @@ def _stop(_signal: int, _frame: object) -> None:
 @device_option
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N videos, sorted by name.")
 @click.option("--retry-failed", is_flag=True, help="Also do again what ended in decode_error or failed.")
+@click.option("--relabel", "relabel_videos", is_flag=True, help="Write labels and groups that have changed into STORE.")
 @click.option("--max-failures", type=click.IntRange(min=0), metavar="N", help="More failures than this: exit code 3.")
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and write nothing.")
 @debug_option
@@ -280,6 +297,7 @@ def main(
     device: Device,
     limit: int | None,
     retry_failed: bool,
+    relabel_videos: bool,
     max_failures: int | None,
     dry_run: bool,
     debug: bool,
@@ -304,12 +322,17 @@ def main(
         index, report = build_index(videos, labels)
         for line in report.lines():
             click.echo(line, err=True)
-        job = _plan(index[:limit], _absolute(store), settings, workers, scheduler, device, retry_failed)
+        job = _plan(index[:limit], _absolute(store), settings, workers, scheduler, device, retry_failed, relabel_videos)
+        if job.num_others and not limit:
+            click.echo(f"note: {job.num_others} videos of the store are not among these; they stay in it", err=True)
         if dry_run:
             click.echo(f"would extract {len(job.pending)} videos, {job.num_done} are done, into {printable(job.store)}")
             click.echo(f"in partitions of {job.partition_size}, by {_who(job)}")
             return
         create_or_resume(job.store, settings)
+        if job.relabelled:
+            relabel(FaceStore.open(job.store), job.relabelled)
+            click.echo(f"{len(job.relabelled)} videos have been given other labels or groups", err=True)
         if note := _code_note(job):
             click.echo(note, err=True)
         if retry_failed:

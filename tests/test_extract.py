@@ -27,6 +27,7 @@ from click.testing import CliRunner
 
 from pipeline.cluster import remote_cluster
 from pipeline.extract import main
+from pipeline.files import StoreFiles, write_file
 from pipeline.store import FaceStore
 from pipeline.upkeep import find_orphans, verify_store
 from tests.faces import Face, face_video
@@ -496,6 +497,57 @@ def test_labels_arrive_in_both_tables(videos: Path, params: Path, tmp_path: Path
     for row in store.tracks.to_pylist():
         known = ("label", "source_id", "group_id")
         assert {name: row[name] for name in known} == {name: of_video[row["video_id"]][name] for name in known}
+
+
+def test_labels_that_have_changed_are_refused_or_written(
+    copy: Path, videos: Path, params: Path, tmp_path: Path
+) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text("path,label,original,group\none.mp4,FAKE,two.mp4,Ada\ntwo.mp4,REAL,,Ada\nnone.mp4,REAL,,Bob\n")
+    arguments = (videos, copy, "--params", params, "--labels", labels)
+    before = contents(copy)
+    ended = extract(*arguments)
+    assert ended.exit_code == 2
+    assert "3 videos have another label, original or group now" in ended.stderr
+    assert contents(copy) == before
+
+    assert extract(*arguments, "--relabel").exit_code == 0
+    fresh = tmp_path / "fresh"
+    extract(videos, fresh, "--params", params, "--labels", labels)
+    assert digest(copy) == digest(fresh)
+    assert not list(verify_store(FaceStore.open(str(copy))))
+    again = extract(*arguments)
+    assert again.exit_code == 0
+    assert "other labels" not in again.stderr
+
+
+def test_a_kill_amid_new_labels_leaves_them_to_be_written(
+    copy: Path, videos: Path, params: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = tmp_path / "labels.csv"
+    labels.write_text("path,label\none.mp4,FAKE\ntwo.mp4,REAL\n")
+    arguments = (videos, copy, "--params", params, "--labels", labels, "--relabel")
+    written: list[str] = []
+
+    def write(files: StoreFiles, name: str, data: bytes) -> None:
+        written.append(name)
+        if name.startswith("videos/"):
+            raise KeyboardInterrupt
+        write_file(files, name, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.relabel.write_file", write)
+        assert extract(*arguments).exit_code == 130
+    assert [name.split("/")[0] for name in written] == ["tracks", "videos"]
+    assert extract(*arguments).exit_code == 0
+    of_video = {row["video_id"]: row["label"] for row in FaceStore.open(str(copy)).videos.to_pylist()}
+    assert (of_video["one.mp4"], of_video["two.mp4"]) == (1, 0)
+
+
+def test_videos_of_the_store_that_are_not_in_the_input_are_told(copy: Path, videos: Path, params: Path) -> None:
+    ended = extract(videos / "one.mp4", copy, "--params", params)
+    assert ended.exit_code == 0
+    assert "note: 4 videos of the store are not among these; they stay in it" in ended.stderr
 
 
 def test_odd_names_and_damaged_files_each_get_their_row(
