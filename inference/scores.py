@@ -151,11 +151,7 @@ class Scores:
             InputError: a weight is for a model that isn't there.
         """
         names = self.info.model_names
-        if unknown := sorted(set(settings.weights) - set(names)):
-            raise InputError(
-                f"aggregate.weights names {', '.join(unknown)}, but these are scores of {', '.join(names)}; "
-                "name models as these are"
-            )
+        check_weights(settings, names)
         good = self.rows.filter(pc.is_valid(self.rows["probability"]))
         windows = WindowScores(
             video=_numbers(good["video_id"], self.video_ids),
@@ -170,6 +166,19 @@ class Scores:
             weights=[settings.weights.get(name, 1.0) for name in names],
             temperature=settings.temperature,
             fallback=self.fallback(settings),
+        )
+
+
+def check_weights(settings: AggregateSettings, names: Sequence[str]) -> None:
+    """See that weights are of models that take part.
+
+    Raises:
+        InputError: one is for a model that isn't there.
+    """
+    if unknown := sorted(set(settings.weights) - set(names)):
+        raise InputError(
+            f"aggregate.weights names {', '.join(unknown)}, but these are scores of {', '.join(names)}; "
+            "name models as these are"
         )
 
 
@@ -202,8 +211,11 @@ def read_scores(path: str | Path) -> Scores:
         InputError: there is no such file, or it isn't one of scores.
     """
     remedy = "give a file that python -m inference.predict wrote"
+    if Path(path).is_dir():
+        raise InputError(f"{path} is a folder; {remedy}")
     try:
-        rows = pq.read_table(path)
+        with pq.ParquetFile(path) as file:
+            rows = file.read()
     except FileNotFoundError as error:
         raise InputError(f"{path} can't be read: there is no such file; {remedy}") from error
     except (OSError, pa.ArrowException) as error:

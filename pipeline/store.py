@@ -75,8 +75,9 @@ class FaceStore:
         schema = VIDEOS_SCHEMA if table == "videos" else TRACKS_SCHEMA
         wanted = list(columns) if columns is not None else schema.names
         try:
-            read = pq.read_table(pa.BufferReader(self.files.read(name)), columns=wanted)
-            return read.select(wanted)
+            # Not pq.read_table: its threads may let go of the bytes when the interpreter is ending, and abort it.
+            with pq.ParquetFile(pa.BufferReader(self.files.read(name))) as file:
+                return file.read(columns=wanted).select(wanted)
         except (OSError, pa.ArrowException, KeyError) as error:
             raise StoreFormatError(
                 f"{self.url}/{name} is missing or damaged ({type(error).__name__}: {error}); "

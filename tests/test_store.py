@@ -683,3 +683,15 @@ def test_no_store_where_there_is_none(root: str) -> None:
     with pytest.raises(StoreFormatError, match=r"has no store\.json"):
         FaceStore.open(f"{root}/nowhere")
     assert not check_settings(f"{root}/nowhere", SETTINGS)
+
+
+def test_tables_are_read_without_threads_that_outlive_the_interpreter(tmp_path: Path) -> None:
+    """pyarrow's dataset reader lets go of its bytes in threads: one that does so at the end aborts the process."""
+    small_store(tmp_path / "store")
+    code = (
+        "import sys\n"
+        "from pipeline.store import FaceStore\n"
+        "print(FaceStore.open(sys.argv[1]).tracks.num_rows, 'pyarrow.dataset' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "store")]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "3 False\n"
