@@ -113,6 +113,11 @@ def read_labelled(scores: Scores, store: FaceStore, settings: AggregateSettings)
     """
     check_same_store(scores.info, store)
     videos = store.read_table("videos", VIDEO_COLUMNS)
+    if scores.info.part == "all" and (new := set(videos["video_id"].to_pylist()) - set(scores.video_ids)):
+        raise InputError(
+            f"{store.url} has {len(new)} videos that these scores know nothing of ({listed(sorted(new))}); "
+            "run inference.predict again"
+        )
     rows = pc.index_in(pa.array(scores.video_ids, pa.string()), videos["video_id"].combine_chunks())
     if rows.null_count:
         unknown = [name for name, row in zip(scores.video_ids, rows.to_pylist(), strict=True) if row is None]

@@ -39,7 +39,7 @@ class PartialScores:
 
     Attributes:
         done: the windows that need not be scored any more.
-        num_dropped: rows found that are of something else.
+        num_dropped: rows found that are of something else, or of what isn't wanted.
     """
 
     def __init__(self, path: str | Path, info: ScoresInfo, wanted: Set[WindowKey]) -> None:
@@ -55,12 +55,14 @@ class PartialScores:
     def _kept(self, found: Scores, wanted: Set[WindowKey]) -> pa.Table:
         names = self._info.names_scored_alike(found.info)
         alike = found.rows.filter(pc.is_in(found.rows["model"], pa.array(names, pa.string())))
-        self.num_dropped += found.rows.num_rows - alike.num_rows
         good = alike.filter(pc.is_valid(alike["probability"]))
         # A kill may have come when the file was there and its parts not yet gone.
         new = [key in wanted and key not in self.done for key in window_keys(good)]
         kept = good.filter(np.array(new, bool))
         self.done.update(window_keys(kept))
+        failed = alike.num_rows - good.num_rows
+        again = sum(key in wanted for key in window_keys(good)) - kept.num_rows
+        self.num_dropped += found.rows.num_rows - failed - again - kept.num_rows
         return kept
 
     def add(self, rows: pa.Table) -> None:

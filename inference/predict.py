@@ -16,9 +16,9 @@ from inference.aggregate import clip
 from inference.checkpoints import Member, find_checkpoints, open_members
 from inference.config import AggregateSettings, PredictSettings, Settings
 from inference.partial import PartialScores, WindowKey
-from inference.scores import Part, ScoredModel, Scores, ScoresInfo, store_contents
+from inference.scores import Part, ScoredModel, Scores, ScoresInfo, check_weights, read_scores
 from inference.scoring import Scorer
-from inference.selection import extraction_mismatches, held_out_videos, was_trained_on
+from inference.selection import extraction_mismatches, held_out_videos, trained_on
 from inference.submission import Submission, make_submission, read_sample_submission, to_csv
 from inference.windows import ScoringWindow, TrackClips, open_loader, plan_batches, plan_windows
 from pipeline.cli import (
@@ -40,7 +40,7 @@ from pipeline.settings import load_settings
 from pipeline.store import FaceStore
 from pipeline.versions import code_digest
 from training.checkpoint import load_checkpoint
-from training.dataset import COLUMNS, sort_tracks
+from training.dataset import COLUMNS, contents_digest, sort_tracks
 
 SECONDS_A_PART = 30.0
 """Scoring is saved as often; a kill loses no more."""
@@ -72,6 +72,7 @@ def choose_videos(store: FaceStore, tracks: pa.Table, members: Sequence[Member],
 
 def describe(
     store: FaceStore,
+    store_contents: str,
     members: Sequence[Member],
     part: Part,
     settings: PredictSettings,
@@ -105,7 +106,7 @@ def describe(
         )
     return ScoresInfo(
         store_fingerprint=store.fingerprint,
-        store_contents=store_contents(store),
+        store_contents=store_contents,
         part=part,
         models=tuple(models),
         settings=settings.model_dump(mode="json") | {"precision": arithmetic},
@@ -142,7 +143,7 @@ def predict(
     video_ids = choose_videos(store, all_tracks, members, part)
     tracks = all_tracks.filter(pc.is_in(all_tracks["video_id"], pa.array(video_ids)))
     without = sorted(set(video_ids) - set(tracks["video_id"].to_pylist()))
-    info = describe(store, members, part, settings, arithmetic, without, allow_mismatch)
+    info = describe(store, contents_digest(all_tracks), members, part, settings, arithmetic, without, allow_mismatch)
     for line in _notes(info, members, all_tracks, len(video_ids), tracks.num_rows):
         click.echo(line)
 
@@ -218,11 +219,32 @@ def _notes(
             f"{' and their mirror images' if info.settings['mirror'] else ''}"
         )
         lines += [f"note: {model.name}: mismatch overridden: {mismatch}" for mismatch in model.mismatches]
-        if info.part == "all" and was_trained_on(all_tracks, member.info):
-            lines.append(f"note: {model.name} was trained on clips of this store; --held-out scores only the others")
+        if info.part == "all" and (trained := trained_on(all_tracks, info.store_fingerprint, member.info)):
+            lines.append(f"note: {model.name} {trained} clips of this store; --held-out scores only the others")
     which = "held out from training" if info.part == "held-out" else "all of the store"
     lines.append(f"{num_tracks:,} tracks of {num_videos:,} videos, {which}")
     return lines
+
+
+def check_outputs(out: str, submission: str | None, sample_submission: str | None) -> None:
+    """See that results can be written, and that nothing but earlier results is written over.
+
+    Raises:
+        InputError: they would overwrite something else, or are not on a disk.
+    """
+    given = [path for path in (out, submission, sample_submission) if path is not None]
+    if len({Path(path).absolute() for path in given}) < len(given):
+        raise InputError("--out, --submission and --sample-submission must be different files")
+    for path in (out, submission):
+        if path is not None and "://" in path:
+            raise InputError(f"{path} is a URL; scores and submissions are written to a disk")
+        if path is not None:
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+    if Path(out).exists():
+        try:
+            read_scores(out)
+        except InputError as error:
+            raise InputError(f"--out would replace something that isn't a file of scores: {error}") from error
 
 
 def submit(
@@ -240,9 +262,7 @@ def submit(
     by_video = dict(zip(scores.video_ids, probabilities.tolist(), strict=True))
     fallback = float(clip(np.array(scores.fallback(settings)), settings.clip))
     submission = make_submission(by_video, fallback, names)
-    folder = Path(path).parent
-    folder.mkdir(parents=True, exist_ok=True)
-    write_file(StoreFiles(str(folder)), Path(path).name, to_csv(submission.rows))
+    write_file(StoreFiles(str(Path(path).parent)), Path(path).name, to_csv(submission.rows))
 
     without = [video for video, is_fallback in zip(scores.video_ids, found.is_fallback, strict=True) if is_fallback]
     if without:
@@ -297,8 +317,8 @@ def main(
     """Score the face clips of the store STORE with one or more checkpoints, alone and as an ensemble.
 
     CHECKPOINT is a file, the folder of a training run (its best.safetensors is taken), or a folder of such folders.
-    Size, length and normalisation come from each checkpoint. The same command again does what is left: scores of the
-    same clips, checkpoint, settings and code are kept.
+    Size, length and normalisation come from each checkpoint. The same command again does what is left: scores are kept
+    while the store's tracks, the checkpoint, the settings and the code are the same.
 
     \b
     Example:   python -m inference.predict data/store runs/mc3_18 runs/r2plus1d_18 --held-out \\
@@ -312,6 +332,8 @@ def main(
                 raise click.UsageError("--sample-submission is for --submission; name that file, too")
             read_sample_submission(sample_submission)
         members = open_members(find_checkpoints(checkpoints, runs))
+        check_weights(settings.aggregate, [member.name for member in members])
+        check_outputs(out, submission, sample_submission)
         should_stop = ask_for_interrupts()
         if loader_workers is None:
             loader_workers = 4 if choose_device(device) == "cuda" else 0

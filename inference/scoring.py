@@ -55,10 +55,14 @@ class Scorer:
         """The logits (2,) of each clip, or why there are none. A batch too large for the GPU is halved."""
         try:
             plain, mirrored = self.logits(frames)
+            fits = True
         except torch.OutOfMemoryError:
-            if len(frames) == 1:
-                yield f"{self.name} needs more GPU memory for a clip of {frames.shape[1]} frames than there is"
-                return
+            fits = False
+        # Not above, where the error still holds all that the batch had allocated.
+        if not fits and len(frames) == 1:
+            yield f"{self.name} needs more GPU memory for a clip of {frames.shape[1]} frames than there is"
+            return
+        if not fits:
             for half in frames.chunk(2):
                 yield from self.score(half)
             return

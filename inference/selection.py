@@ -54,21 +54,24 @@ def held_out_videos(videos: pa.Table, tracks: pa.Table, info: CheckpointInfo) ->
     return {name for name, group, by_rule in names if group in validated or (by_rule and group not in trained)}
 
 
-def was_trained_on(tracks: pa.Table, info: CheckpointInfo) -> bool:
-    """Whether these are the very clips that a checkpoint was trained and validated on.
+def trained_on(tracks: pa.Table, store_fingerprint: str, info: CheckpointInfo) -> str | None:
+    """How a checkpoint met these clips before: ``was trained on``, ``may have been trained on``, or None.
 
     Args:
-        tracks: all of a store, as :func:`training.dataset.read_tracks` gives them.
+        tracks: all of a store, as :func:`training.dataset.sort_tracks` gives them.
+        store_fingerprint: of that store.
         info: of the checkpoint.
     """
     settings = info.train_settings
+    labelled = tracks.filter(pc.is_valid(tracks["label"]))
+    if store_fingerprint != info.store["fingerprint"] or not labelled.num_rows:
+        return None
     try:
         sides = split_tracks(
-            tracks.filter(pc.is_valid(tracks["label"])),
-            settings["validation_fraction"],
-            settings["validation_folders"],
-            settings["split_seed"],
+            labelled, settings["validation_fraction"], settings["validation_folders"], settings["split_seed"]
         )
     except InputError:  # Whoever trained on it could split it.
-        return False
-    return contents_digest(pa.concat_tables(sides)) == info.store.get("clips")
+        return None
+    # A store that has grown since has other clips, too.
+    is_the_same = contents_digest(pa.concat_tables(sides)) == info.store.get("clips")
+    return "was trained on" if is_the_same else "may have been trained on"

@@ -37,7 +37,9 @@ def summary(
     """What is said at the end, line by line; names in it are as they were given."""
     counts = metrics["videos"]
     part = (
-        "held out from training" if info.part == "held-out" else "all of the store, those trained on among them if any"
+        "held out from training, which chose its best epoch by them"
+        if info.part == "held-out"
+        else "all of the store, those trained on among them if any"
     )
     yield (
         f"{counts['labelled']:,} labelled videos ({counts['real']:,} REAL, {counts['fake']:,} FAKE) in "

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from inference.config import PredictSettings
 from pipeline.store import FaceStore, StoreFormatError
-from training.dataset import Int64Array, frame_indices, read_clip
+from training.dataset import Int64Array, frame_indices, leave_interrupts_to_the_parent, read_clip
 from training.models import ModelSpec
 
 LEAST_FRAMES = 8
@@ -147,5 +147,6 @@ def open_loader(
         num_workers=loader_workers,
         # A forked copy lacks the threads that read a store, and would wait for them for ever.
         multiprocessing_context="spawn" if loader_workers else None,
+        worker_init_fn=leave_interrupts_to_the_parent,
         pin_memory=pin_memory,
     )

@@ -31,7 +31,7 @@ class Section(BaseModel):
     """A mapping in the file."""
 
     # Strict: YAML reads `yes` as true, which would otherwise pass for the number 1.
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 Sections = TypeVar("Sections", bound=Section)

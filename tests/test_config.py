@@ -72,7 +72,7 @@ def test_an_unknown_section_is_named_beside_all_sections_of_all_stages() -> None
         ("detect", "retry_scale", True, "valid number"),
         ("detect", "every_n_frames", 0, "greater than or equal to 1"),
         ("detect", "batch_megapixels", 0, "greater than 0"),
-        ("detect", "batch_megapixels", float("nan"), "greater than 0"),
+        ("detect", "batch_megapixels", float("nan"), "finite number"),
         ("detect", "pyramid_factor", 1.0, "less than 0.95"),
         ("detect", "retry_scale", 8, "less than or equal to 4"),
         ("detect", "thresholds", 0.7, "valid tuple"),

@@ -6,6 +6,7 @@ import csv
 import errno
 import json
 import math
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -126,6 +127,14 @@ def world(tmp_path: Path) -> World:
 
 def loss_of(name: str, probability: float) -> float:
     return -math.log(probability if VIDEOS[name][0] else 1 - probability)
+
+
+def test_videos_that_came_after_the_scores_are_not_passed_over(tmp_path: Path) -> None:
+    world = World(tmp_path, VIDEOS, part="all")
+    world.evaluate()
+    shutil.rmtree(world.out)
+    write_partition(world.store.files, "part-00007", [make_video("new/faceless.mp4", label=1)])
+    assert "has 1 videos that these scores know nothing of (new/faceless.mp4)" in world.refused()
 
 
 def test_figures_are_what_a_person_would_work_out(world: World) -> None:

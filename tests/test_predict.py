@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -45,7 +47,7 @@ pytestmark = pytest.mark.usefixtures("one_torch_thread")
 PROJECT = Path(__file__).resolve().parents[1]
 SIDE = 16
 MADE_WITH = Settings(crop=CropSettings(size=SIDE), store=StoreSettings(chunk_frames=4, shard_frames=32))
-TRAINED_ON = {"fingerprint": "0123456789abcdef", "settings": MADE_WITH.results_settings()}
+TRAINED_ON = {"fingerprint": MADE_WITH.fingerprint(), "settings": MADE_WITH.results_settings()}
 SPLIT = {"validation_fraction": 0.5, "validation_folders": [], "split_seed": 0}
 SPEC = models.ModelSpec("left", SIDE, 8, 1, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), {})
 
@@ -298,6 +300,16 @@ def test_one_more_checkpoint_is_scored_alone_and_one_less_leaves_no_row(store: F
     assert set(scores.rows["model"].to_pylist()) == {"weak"}
 
 
+def test_scores_of_videos_that_are_not_wanted_any_more_are_told(
+    store: FaceStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = checkpoint(tmp_path / "run", train_settings=SPLIT | {"validation_folders": ["b"]})
+    score(store, tmp_path / "s.parquet", path)
+    capsys.readouterr()
+    score(store, tmp_path / "s.parquet", path, part="held-out")
+    assert "2 windows were scored before\n4 scores of other" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("what", ["checkpoint", "settings", "clips", "code"])
 def test_scores_of_something_else_are_not_kept(
     store: FaceStore, tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
@@ -321,9 +333,14 @@ def test_scores_of_something_else_are_not_kept(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_process_that_is_ended_from_outside_goes_on(tmp_path: Path, number: signal.Signals) -> None:
-    """The real command and a real model; the signal comes after the first batch that the progress bar counts."""
+@pytest.mark.parametrize(("number", "loader_workers"), [(signal.SIGKILL, 0), (signal.SIGTERM, 0), (signal.SIGINT, 1)])
+def test_a_process_that_is_ended_from_outside_goes_on(
+    tmp_path: Path, number: signal.Signals, loader_workers: int
+) -> None:
+    """The real command and a real model; the signal comes after the first batch that the progress bar counts.
+
+    As from a terminal, it goes to all processes of the command.
+    """
     make_store(tmp_path / "store")
     torch.manual_seed(0)
     info = CheckpointInfo(
@@ -335,7 +352,13 @@ def test_a_process_that_is_ended_from_outside_goes_on(tmp_path: Path, number: si
     command += ["--batch-megapixels", "0.001", "--out"]
 
     with subprocess.Popen(
-        [*command, str(tmp_path / "a.parquet")], cwd=PROJECT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+        [*command, str(tmp_path / "a.parquet"), "--loader-workers", str(loader_workers)],
+        cwd=PROJECT,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,
+        # A shell that runs this in the background has SIGINT ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # noqa: PLW1509
     ) as process:
         assert process.stderr is not None
         shown = b""
@@ -343,9 +366,10 @@ def test_a_process_that_is_ended_from_outside_goes_on(tmp_path: Path, number: si
             byte = process.stderr.read(1)
             assert byte, shown
             shown += byte
-        process.send_signal(number)
-        process.stderr.read()
-    assert process.returncode == (130 if number == signal.SIGTERM else -number)
+        os.killpg(process.pid, number)
+        said = process.stderr.read().decode()
+    assert process.returncode == (-number if number == signal.SIGKILL else 130), said
+    assert "Traceback" not in said
     for name in ("a", "b"):
         subprocess.run([*command, str(tmp_path / f"{name}.parquet")], cwd=PROJECT, check=True, capture_output=True)
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
@@ -408,8 +432,12 @@ def test_a_batch_too_large_for_the_memory_is_halved(
     path = checkpoint(tmp_path / "run")
     whole = by_key(score(store, tmp_path / "whole.parquet", path))
     forward, refused = LeftHalf.forward, Counter[int]()
+    seen: list[weakref.ref[Tensor]] = []
 
     def little_memory(self: LeftHalf, clips: Tensor) -> Tensor:
+        # What was too large is gone before it is tried again in halves.
+        assert not [clip for clip in seen if clip() is not None and clip() is not clips and len(clips) < len(clip())]  # type: ignore[arg-type]
+        seen.append(weakref.ref(clips))
         if len(clips) > 1 or clips.shape[2] > 15:
             refused[len(clips)] += 1
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -464,7 +492,10 @@ def test_scoring_what_was_trained_on_is_told(store: FaceStore, tmp_path: Path) -
     other = make_store(tmp_path / "other")
     table = tmp_path / "other" / "tracks" / "part-00000.parquet"
     pq.write_table(set_value(pq.read_table(table), "checksum", 0, "another clip"), table)
-    assert "was trained on" not in run(other.url, path, "--out", tmp_path / "t.parquet").output
+    assert "run may have been trained on clips" in run(other.url, path, "--out", tmp_path / "t.parquet").output
+    elsewhere = TRAINED_ON | {"clips": clips, "fingerprint": "fedcba9876543210"}
+    path = checkpoint(tmp_path / "run", train_settings=settings, store=elsewhere)
+    assert "trained on clips" not in run(store.url, path, "--out", tmp_path / "u.parquet").output
 
 
 # What doesn't fit
@@ -567,12 +598,36 @@ def test_a_wrong_sample_is_told_before_anything_is_scored(store: FaceStore, tmp_
     assert LeftHalf.calls["clips"] == 0
 
 
+def test_nothing_but_scores_is_written_over(store: FaceStore, tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "run")
+    (tmp_path / "thesis.txt").write_text("mine")
+    result = run(store.url, path, "--out", tmp_path / "thesis.txt")
+    assert result.exit_code == 2
+    assert "would replace something that isn't a file of scores" in result.output
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+    result = run(store.url, path, "--out", tmp_path / "x", "--submission", tmp_path / "x")
+    assert "must be different files" in result.output
+    result = run(store.url, path, "--out", "s3://bucket/scores.parquet")
+    assert "is a URL; scores and submissions are written to a disk" in result.output
+    assert LeftHalf.calls["clips"] == 0
+
+
+@pytest.mark.parametrize("text", ["aggregate: {weights: {run: .inf}}", "aggregate: {temperature: .nan}"])
+def test_settings_that_are_no_finite_number_are_refused(store: FaceStore, tmp_path: Path, text: str) -> None:
+    (tmp_path / "p.yaml").write_text(text)
+    arguments = (store.url, checkpoint(tmp_path / "run"), "--out", tmp_path / "s.parquet")
+    result = run(*arguments, "--params", tmp_path / "p.yaml")
+    assert result.exit_code == 2
+    assert "finite number" in result.output
+
+
 def test_weights_for_a_model_that_is_not_there_are_refused(store: FaceStore, tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text(yaml.safe_dump({"aggregate": {"weights": {"mc3_18": 2.0}}}))
     arguments = (store.url, checkpoint(tmp_path / "run"), "--out", tmp_path / "s.parquet")
     result = run(*arguments, "--submission", tmp_path / "s.csv", "--params", tmp_path / "p.yaml")
     assert result.exit_code == 2
     assert "aggregate.weights names mc3_18, but these are scores of run" in result.output
+    assert LeftHalf.calls["clips"] == 0
     (tmp_path / "p.yaml").write_text("aggregate: {models: max, weights: {run: 2}}")
     assert "weights are for models: mean" in run(*arguments, "--params", tmp_path / "p.yaml").output
 
@@ -610,6 +665,8 @@ def test_a_file_that_is_no_scores_is_told(store: FaceStore, tmp_path: Path) -> N
     path = tmp_path / "s.parquet"
     with pytest.raises(InputError, match="no such file"):
         read_scores(path)
+    with pytest.raises(InputError, match="is a folder"):
+        read_scores(tmp_path)
     path.write_bytes(b"PAR1 not really")
     with pytest.raises(InputError, match="is no file of scores"):
         read_scores(path)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 from typing import NamedTuple
 
 import numpy as np
@@ -129,6 +130,11 @@ def even_windows(num_tracks: int, windows_per_track: int) -> list[Window]:
     """The same number of windows of every track, evenly spaced over it, track by track."""
     positions = (np.arange(windows_per_track) + 0.5) / windows_per_track
     return [Window(row, float(position)) for row in range(num_tracks) for position in positions]
+
+
+def leave_interrupts_to_the_parent(_worker: int) -> None:
+    """For loading processes: Ctrl-C reaches them, too, and one that dies of it ends the parent before it has saved."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class ClipDataset(Dataset[Sample]):

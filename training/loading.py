@@ -11,7 +11,14 @@ from torch.utils.data import DataLoader
 from pipeline.errors import InputError
 from pipeline.store import FaceStore
 from training.config import TrainSettings
-from training.dataset import ClipDataset, Sample, even_windows, labelled, read_tracks
+from training.dataset import (
+    ClipDataset,
+    Sample,
+    even_windows,
+    labelled,
+    leave_interrupts_to_the_parent,
+    read_tracks,
+)
 from training.models import ModelSpec
 from training.sampling import BalancedBatches
 from training.split import group_of, split_tracks
@@ -82,6 +89,7 @@ def open_clips(
         persistent_workers=loader_workers > 0,
         # A forked copy lacks the threads that read a store, and would wait for them for ever.
         multiprocessing_context="spawn" if loader_workers else None,
+        worker_init_fn=leave_interrupts_to_the_parent,
         pin_memory=pin_memory,
     )
     return (

@@ -34,9 +34,10 @@ from training.state import TrainState
 _VERSIONS, _CODE = "versions", "code"
 """Of ``config.yaml``: what may change before a run goes on."""
 _LEFT_BY_A_RUN = (
-    "best.safetensors", "last.safetensors", "metrics.json", "history.csv", "steps.csv", "tensorboard", "resume.pt",
+    "resume.pt", "best.safetensors", "last.safetensors", "metrics.json", "history.csv", "steps.csv", "tensorboard",
 )  # fmt: skip
-"""Besides ``config.yaml``, which is replaced last: until then the folder is known for the run that it was."""
+"""Besides ``config.yaml``, which is replaced last: until then the folder is known for the run that it was, and without
+what it went on from that begins anew, too."""
 
 
 def read_state(path: str | Path) -> dict[str, Any] | None:
