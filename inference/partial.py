@@ -5,7 +5,6 @@ OUT.partial/part-00000.parquet ...   each a file of scores that explains itself;
 
 from __future__ import annotations
 
-from collections.abc import Set
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +41,7 @@ class PartialScores:
         num_dropped: rows found that are of something else, or of what isn't wanted.
     """
 
-    def __init__(self, path: str | Path, info: ScoresInfo, wanted: Set[WindowKey]) -> None:
+    def __init__(self, path: str | Path, info: ScoresInfo, wanted: set[WindowKey]) -> None:
         self._path, self._info = Path(path), info
         self._folder = Path(f"{path}.partial")
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -52,17 +51,16 @@ class PartialScores:
         self.num_dropped = 0
         self._rows = [self._kept(found, wanted) for found in _readable([self._path, *parts])]
 
-    def _kept(self, found: Scores, wanted: Set[WindowKey]) -> pa.Table:
+    def _kept(self, found: Scores, wanted: set[WindowKey]) -> pa.Table:
         names = self._info.names_scored_alike(found.info)
         alike = found.rows.filter(pc.is_in(found.rows["model"], pa.array(names, pa.string())))
         good = alike.filter(pc.is_valid(alike["probability"]))
         # A kill may have come when the file was there and its parts not yet gone.
-        new = [key in wanted and key not in self.done for key in window_keys(good)]
-        kept = good.filter(np.array(new, bool))
-        self.done.update(window_keys(kept))
-        failed = alike.num_rows - good.num_rows
-        again = sum(key in wanted for key in window_keys(good)) - kept.num_rows
-        self.num_dropped += found.rows.num_rows - failed - again - kept.num_rows
+        keys = window_keys(good)
+        kept = good.filter(np.array([key in wanted and key not in self.done for key in keys], bool))
+        self.done.update(wanted.intersection(keys))
+        not_wanted = sum(key not in wanted for key in keys)
+        self.num_dropped += found.rows.num_rows - alike.num_rows + not_wanted
         return kept
 
     def add(self, rows: pa.Table) -> None:

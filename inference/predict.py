@@ -159,7 +159,9 @@ def predict(
     if so_far.done:
         click.echo(f"{len(so_far.done):,} windows were scored before")
     if so_far.num_dropped:
-        click.echo(f"{so_far.num_dropped:,} scores of other clips, checkpoints, settings or code are dropped")
+        click.echo(
+            f"{so_far.num_dropped:,} scores of other clips, checkpoints, settings or code, or unasked for, are dropped"
+        )
 
     started = perf_counter()
     num_windows = sum(map(len, planned.values()))
@@ -219,8 +221,14 @@ def _notes(
             f"{' and their mirror images' if info.settings['mirror'] else ''}"
         )
         lines += [f"note: {model.name}: mismatch overridden: {mismatch}" for mismatch in model.mismatches]
-        if info.part == "all" and (trained := trained_on(all_tracks, info.store_fingerprint, member.info)):
+        trained = trained_on(all_tracks, info.store_fingerprint, member.info)
+        if info.part == "all" and trained:
             lines.append(f"note: {model.name} {trained} clips of this store; --held-out scores only the others")
+        if info.part == "held-out" and trained != "was trained on":
+            lines.append(
+                f"note: {model.name} was trained on other clips than these, or on this store before it changed; where "
+                "groups have other names since, some that it was trained on may pass for held out"
+            )
     which = "held out from training" if info.part == "held-out" else "all of the store"
     lines.append(f"{num_tracks:,} tracks of {num_videos:,} videos, {which}")
     return lines

@@ -432,12 +432,12 @@ def test_a_batch_too_large_for_the_memory_is_halved(
     path = checkpoint(tmp_path / "run")
     whole = by_key(score(store, tmp_path / "whole.parquet", path))
     forward, refused = LeftHalf.forward, Counter[int]()
-    seen: list[weakref.ref[Tensor]] = []
+    seen: list[tuple[int, weakref.ref[Tensor]]] = []
 
     def little_memory(self: LeftHalf, clips: Tensor) -> Tensor:
         # What was too large is gone before it is tried again in halves.
-        assert not [clip for clip in seen if clip() is not None and clip() is not clips and len(clips) < len(clip())]  # type: ignore[arg-type]
-        seen.append(weakref.ref(clips))
+        assert not [size for size, larger in seen if size > len(clips) and larger() is not None]
+        seen.append((len(clips), weakref.ref(clips)))
         if len(clips) > 1 or clips.shape[2] > 15:
             refused[len(clips)] += 1
             raise torch.OutOfMemoryError("CUDA out of memory")
@@ -489,10 +489,13 @@ def test_scoring_what_was_trained_on_is_told(store: FaceStore, tmp_path: Path) -
     clips = contents_digest(pa.concat_tables(sides))
     path = checkpoint(tmp_path / "run", train_settings=settings, store=TRAINED_ON | {"clips": clips})
     assert "run was trained on clips of this store" in run(store.url, path, "--out", tmp_path / "s.parquet").output
+    held_out = ("--out", tmp_path / "h.parquet", "--held-out")
+    assert "may pass for held out" not in run(store.url, path, *held_out).output
     other = make_store(tmp_path / "other")
     table = tmp_path / "other" / "tracks" / "part-00000.parquet"
     pq.write_table(set_value(pq.read_table(table), "checksum", 0, "another clip"), table)
     assert "run may have been trained on clips" in run(other.url, path, "--out", tmp_path / "t.parquet").output
+    assert "some that it was trained on may pass for held out" in run(other.url, path, *held_out).output
     elsewhere = TRAINED_ON | {"clips": clips, "fingerprint": "fedcba9876543210"}
     path = checkpoint(tmp_path / "run", train_settings=settings, store=elsewhere)
     assert "trained on clips" not in run(store.url, path, "--out", tmp_path / "u.parquet").output
