@@ -19,6 +19,7 @@ from pipeline.catalog import build_index
 from pipeline.config import Settings
 from pipeline.detect import FaceDetector
 from pipeline.process import process_partition
+from pipeline.runs import only_run
 from pipeline.types import Partition
 from pipeline.writer import create_or_resume
 
@@ -59,9 +60,8 @@ def measure(video: str | None) -> tuple[int, int]:
         FaceDetector(settings.detect, "cpu")
         return _peak_bytes(), 0
     index, _ = build_index(video)
-    with tempfile.TemporaryDirectory() as folder:
-        create_or_resume(folder, settings)
-        (outcome,) = process_partition(Partition(0, tuple(index)), folder, settings, "cpu", 1)
+    with tempfile.TemporaryDirectory() as folder, only_run(create_or_resume(folder, settings)) as run:
+        (outcome,) = process_partition(Partition(0, tuple(index)), run, settings, "cpu", 1)
     return _peak_bytes(), outcome.num_frames_decoded
 
 

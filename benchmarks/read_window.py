@@ -22,6 +22,7 @@ from benchmarks.machine import describe_machine
 from pipeline.catalog import build_index
 from pipeline.config import CropSettings, Settings, StoreSettings
 from pipeline.process import process_partition
+from pipeline.runs import only_run
 from pipeline.schema import StoredTrack
 from pipeline.store import FaceStore
 from pipeline.types import Float32Array, Partition, Track, UInt8Array, VideoOutcome, VideoRef
@@ -40,15 +41,15 @@ Window = tuple[int, int]
 def face_clips(videos: str, num_frames: int, size: int, folder: str) -> list[UInt8Array]:
     """Clips (T, size, size, 3) of at least so many frames, or all there are; the smallest videos come first."""
     settings = Settings(crop=CropSettings(size=size), store=StoreSettings(codec="none"))
-    create_or_resume(folder, settings)
     refs, _ = build_index(videos)
     clips: list[UInt8Array] = []
-    for number, ref in enumerate(sorted(refs, key=lambda ref: ref.size_bytes)):
-        if sum(map(len, clips)) >= num_frames:
-            break
-        process_partition(Partition(number, (ref,)), folder, settings, "cpu", os.cpu_count() or 1)
-        store = FaceStore.open(folder)
-        clips += [store.frames(row) for row in range(len(clips), store.tracks.num_rows)]
+    with only_run(create_or_resume(folder, settings)) as run:
+        for number, ref in enumerate(sorted(refs, key=lambda ref: ref.size_bytes)):
+            if sum(map(len, clips)) >= num_frames:
+                break
+            process_partition(Partition(number, (ref,)), run, settings, "cpu", os.cpu_count() or 1)
+            store = FaceStore.open(folder)
+            clips += [store.frames(row) for row in range(len(clips), store.tracks.num_rows)]
     return clips
 
 

@@ -23,6 +23,7 @@ from pipeline.catalog import build_index
 from pipeline.config import Settings, TrackSettings
 from pipeline.decode import VideoReader
 from pipeline.process import process_partition
+from pipeline.runs import only_run
 from pipeline.settings import load_settings
 from pipeline.store import FaceStore
 from pipeline.track import build_tracks, pairwise_iou
@@ -85,8 +86,8 @@ def compare(ref: VideoRef, settings: Settings) -> Agreement:
     indices = range(len(reference))
     dense = build_tracks(indices, [_above(found, 0.9) for found in reference], REFERENCE_TRACKS).tracks
     with tempfile.TemporaryDirectory() as folder:
-        create_or_resume(folder, settings)
-        process_partition(Partition(0, (ref,)), folder, settings, "cpu", 1)
+        with only_run(create_or_resume(folder, settings)) as run:
+            process_partition(Partition(0, (ref,)), run, settings, "cpu", 1)
         rows = FaceStore.open(folder).tracks.to_pylist()
     ours: dict[int, list[list[float]]] = {}
     for row in rows:

@@ -93,6 +93,9 @@ class ExtractSettings(Section):
     """How work is cut up. Changes neither pixels nor boxes, so it is not part of the fingerprint."""
 
     videos_per_partition: int = Field(16, ge=1)
+    """At most so many videos are worked on and committed as one."""
+    megabytes_per_partition: int = Field(256, ge=1)
+    """And at most so many megabytes of them, or one video: about ten minutes of 1080p."""
 
 
 class Settings(Section):

@@ -5,9 +5,11 @@ What it adds to fsspec: a file appears whole or not at all, and is durable once 
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 import fsspec
@@ -16,6 +18,8 @@ from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore
 
 from pipeline.errors import WriteError
+
+_NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK})
 
 
 class StoreFiles:
@@ -74,18 +78,32 @@ class StoreFiles:
         if not self.is_local:
             self._fs.pipe_file(self._path(name), data)
             return
-        target = Path(self._path(name))
-        temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+        _write_and_place(Path(self._path(name)), data, Path.replace)
+
+    def create(self, name: str, data: bytes) -> bool:
+        """Create a file in one step, unless there is one: of several who try, one succeeds.
+
+        On a disk that is a hard link, on an object store a conditional PUT. Where a file system has no hard links
+        (some that are mounted from buckets), two who try in the same instant may both believe that they succeeded.
+
+        Returns:
+            Whether the file is there now because of this call.
+        """
+        path = self._path(name)
+        if self.is_local:
+            try:
+                _write_and_place(Path(path), data, _place_new)
+            except FileExistsError:
+                return False
+            return True
         try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        _sync_folder(target.parent)
+            self._fs.pipe_file(path, data, mode="create")
+        except OSError:
+            # Not all of them say that it exists, and a PUT that is repeated since its answer got lost meets itself.
+            if not self.exists(name):
+                raise
+            return self.read(name) == data
+        return True
 
     def sync(self, folder: str) -> None:
         """Make all files below a folder durable. Object stores are, once they have answered."""
@@ -124,6 +142,31 @@ def write_file(folder: StoreFiles, name: str, data: bytes) -> None:
         folder.write(name, data)
     except OSError as error:
         raise WriteError(f"can't write {folder.url}/{name}: {error}; the one before is whole") from error
+
+
+def _write_and_place(target: Path, data: bytes, place: Callable[[Path, Path], object]) -> None:
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        place(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(target.parent)
+
+
+def _place_new(temporary: Path, target: Path) -> None:
+    """A rename would replace what is there; a link doesn't."""
+    try:
+        target.hardlink_to(temporary)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        if target.exists():
+            raise FileExistsError(errno.EEXIST, "it is there", str(target)) from None
+        temporary.replace(target)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -10,7 +10,7 @@ import ctypes
 import itertools
 import logging
 import platform
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from time import perf_counter
 
@@ -26,6 +26,7 @@ from pipeline.detect import FaceDetector, Rung, retry_ladder, shared_detector
 from pipeline.device import Device
 from pipeline.files import StoreFiles
 from pipeline.frame import Frame, swap_red_and_blue
+from pipeline.runs import Run, begin_attempt, end_attempt
 from pipeline.scenes import CutFinder
 from pipeline.schema import StoredTrack
 from pipeline.track import Tracks, build_tracks
@@ -265,30 +266,55 @@ def prepare_process() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, 256 << 20)
 
 
+def _unheard(_video_id: str | None) -> None:
+    return
+
+
 def process_partition(
-    partition: Partition, store_url: str, settings: Settings, device: Device, num_threads: int
+    partition: Partition,
+    run: Run,
+    settings: Settings,
+    device: Device,
+    num_threads: int,
+    progress: Callable[[str | None], None] = _unheard,
 ) -> list[VideoOutcome]:
     """Work through one partition and commit it.
 
     Does nothing if an earlier attempt has committed it: an engine may run a task again whose answer got lost.
+
+    Args:
+        partition: its number has not been tried before.
+        run: that the work is for; it says where the store is.
+        settings: of the extraction.
+        device: that networks run on.
+        num_threads: of the detector and the decoder.
+        progress: told the ``video_id`` of what is worked on, and None for what concerns all of them.
 
     Returns:
         What became of each video; empty if there was nothing to do.
 
     Raises:
         StoreWriteError: the store can't be written; nothing of the partition is committed.
+        AttemptLostError, PartitionTakenError, RunOverError: the work is no longer this attempt's.
     """
-    files = StoreFiles(store_url)
+    files = StoreFiles(run.store_url)
     if files.exists(f"videos/{partition.name}.parquet"):
         return []
     prepare_process()
     detector = shared_detector(settings.detect, device, num_threads)
     writer = PartitionWriter(files, partition.name, settings.crop.size, settings.store)
+    begin_attempt(files, run, partition.name, writer.array_name)
     try:
-        results = [process_video(ref, writer, detector, settings) for ref in partition.videos]
+        results = []
+        for ref in partition.videos:
+            progress(ref.video_id)
+            results.append(process_video(ref, writer, detector, settings))
+        progress(None)
         outcomes = [outcome for outcome, _ in results]
         writer.commit(outcomes, [track for _, tracks in results for track in tracks])
     except BaseException:
         writer.discard()
         raise
+    finally:
+        end_attempt(files, partition.name)
     return outcomes

@@ -212,7 +212,14 @@ def _commands() -> Any:
     import click  # noqa: PLC0415
 
     from pipeline.cli import debug_option, plain_errors, printable  # noqa: PLC0415
-    from pipeline.upkeep import describe_store, find_orphans, remove_orphans, verify_store  # noqa: PLC0415
+    from pipeline.runs import only_run  # noqa: PLC0415
+    from pipeline.upkeep import (  # noqa: PLC0415
+        describe_store,
+        drop_partition,
+        find_orphans,
+        find_problems,
+        remove_orphans,
+    )
 
     group = click.Group(help="Look after a face-clip store.")
 
@@ -226,26 +233,38 @@ def _commands() -> Any:
 
     @group.command(help="Check every row, range and checksum against the arrays. Exit code 1 if anything is wrong.")
     @click.argument("store")
+    @click.option("--repair", is_flag=True, help="Drop broken partitions, so that the next extraction does them again.")
     @debug_option
-    def verify(store: str, debug: bool) -> None:
+    def verify(store: str, repair: bool, debug: bool) -> None:
         with plain_errors(debug):
             opened = FaceStore.open(store)
             num_problems = 0
-            for problem in verify_store(opened):
+            broken: dict[str, None] = {}
+            for partition_name, problem in find_problems(opened):
                 num_problems += 1
+                broken[partition_name] = None
                 click.echo(printable(problem))
             click.echo(f"{len(opened.partition_names)} partitions checked, {num_problems} problems")
-        if num_problems:
+            if repair and broken:
+                with only_run(opened.files):
+                    for partition_name in broken:
+                        drop_partition(opened, partition_name)
+                click.echo(f"{len(broken)} partitions dropped; the extraction that made them does them again")
+        if num_problems and not repair:
             raise SystemExit(1)
 
-    @group.command(help="Remove what killed attempts left behind. Only while no extraction writes to the store.")
+    @group.command(help="Remove what killed attempts left behind. Refused while an extraction writes to the store.")
     @click.argument("store")
     @click.option("--dry-run", is_flag=True, help="Only list it.")
     @debug_option
     def gc(store: str, dry_run: bool, debug: bool) -> None:
         with plain_errors(debug):
             opened = FaceStore.open(store)
-            orphans = find_orphans(opened) if dry_run else remove_orphans(opened)
+            if dry_run:
+                orphans = find_orphans(opened)
+            else:
+                with only_run(opened.files):
+                    orphans = remove_orphans(FaceStore.open(store))
             for name in orphans:
                 click.echo(printable(name))
             click.echo(f"{len(orphans)} orphans {'found' if dry_run else 'removed'}")

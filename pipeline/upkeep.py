@@ -2,43 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.files import StoreFiles
+from pipeline.runs import attempts_left, latest_run, settle
 from pipeline.store import FaceStore, StoreFormatError
 from pipeline.types import STATUSES
 from pipeline.writer import frames_checksum, to_parquet
 
 
 def find_orphans(store: FaceStore) -> list[str]:
-    """Files and arrays that belong to no committed partition: left by attempts that were killed."""
+    """Files and arrays that belong to no committed partition: left by attempts that were killed.
+
+    What a run that is alive may still be writing is not among them.
+    """
+    files = store.files
+    latest = latest_run(files)
+    in_work = set(attempts_left(files)) if latest is not None and latest.is_alive() else set()
     committed = set(store.partition_names)
     referenced = {array for array in store.read_table("tracks", ["array"])["array"].to_pylist() if array is not None}
-    files = store.files
-    return [
-        *(name for name in files.names() if name.startswith(".store.json.")),
-        *(f"arrays/{name}" for name in files.names("arrays") if name not in referenced),
-        *(f"tracks/{name}" for name in files.names("tracks") if name.removesuffix(".parquet") not in committed),
-        *(f"videos/{name}" for name in files.names("videos") if name.removesuffix(".parquet") not in committed),
+    found = [
+        *_temporaries(files),
+        *(
+            f"arrays/{name}"
+            for name in files.names("arrays")
+            if name not in referenced and name.rsplit("-", 1)[0] not in in_work
+        ),
+        *_tables_without_commit(files, committed | in_work),
+        *(f"runs/{name}.json" for name in attempts_left(files) if name not in in_work),
     ]
+    return sorted(found)
 
 
 def remove_orphans(store: FaceStore) -> list[str]:
-    """Remove what :func:`find_orphans` finds. Only while nothing writes to the store.
+    """Remove what :func:`find_orphans` finds. Only by who has the store alone (:func:`pipeline.runs.only_run`).
 
     Returns:
         What was removed.
     """
     orphans = find_orphans(store)
+    settle_attempts(store.files)
     for name in orphans:
         store.files.remove(name)
     return orphans
 
 
-def forget_videos(store: FaceStore, statuses: Collection[str]) -> list[str]:
+def settle_attempts(files: StoreFiles) -> None:
+    """End what killed attempts have left open, and remove what they wrote. Only by who has the store alone.
+
+    It looks at these alone, so that it takes as long in a store of any size; :func:`remove_orphans` looks everywhere.
+    """
+    for name in attempts_left(files):
+        settle(files, name)
+    committed = {name.removesuffix(".parquet") for name in files.names("videos")}
+    for name in [*_temporaries(files), *_tables_without_commit(files, committed)]:
+        files.remove(name)
+
+
+def _temporaries(files: StoreFiles) -> list[str]:
+    return [
+        *(name for name in files.names() if name.startswith(".store.json.")),
+        *(f"{folder}/{name}" for folder in ("runs", "videos") for name in files.names(folder) if name.startswith(".")),
+    ]
+
+
+def _tables_without_commit(files: StoreFiles, committed: Collection[str]) -> list[str]:
+    """``tracks`` files that mean nothing; their temporaries, too."""
+    return [f"tracks/{name}" for name in files.names("tracks") if name.removesuffix(".parquet") not in committed]
+
+
+def forget_videos(
+    store: FaceStore, statuses: Collection[str], asked: Callable[[list[str]], Collection[str]]
+) -> list[str]:
     """Take back the rows of videos that ended so, which have no tracks, so that the next run does them again.
+
+    Args:
+        store: of which nobody else writes.
+        statuses: such as ``failed``.
+        asked: which of some ``video_id`` are meant.
 
     Returns:
         Their ``video_id``.
@@ -46,7 +90,10 @@ def forget_videos(store: FaceStore, statuses: Collection[str]) -> list[str]:
     forgotten: list[str] = []
     for name in store.partition_names:
         videos = store.read_partition("videos", name)
-        chosen = pc.is_in(videos["status"], pa.array(list(statuses), pa.string()))
+        ended_so = videos.filter(pc.is_in(videos["status"], pa.array(list(statuses), pa.string())))
+        if ended_so.num_rows == 0:
+            continue
+        chosen = pc.is_in(videos["video_id"], pa.array(list(asked(ended_so["video_id"].to_pylist())), pa.string()))
         if pc.any(chosen).as_py():
             forgotten += videos.filter(chosen)["video_id"].to_pylist()
             # One atomic replacement: a kill leaves the old rows or none.
@@ -60,33 +107,53 @@ def verify_store(store: FaceStore) -> Iterator[str]:
     Yields:
         One line for each thing that is wrong, naming partition and track.
     """
+    return (line for _, line in find_problems(store))
+
+
+def drop_partition(store: FaceStore, name: str) -> list[str]:
+    """Take a partition out of the store, so that the next run does its videos again. Only by who has the store alone.
+
+    The ``videos`` file goes first: what a kill leaves then is what any killed attempt leaves.
+
+    Returns:
+        What was removed.
+    """
+    arrays = [f"arrays/{array}" for array in store.files.names("arrays") if array.rsplit("-", 1)[0] == name]
+    removed = [f"videos/{name}.parquet", f"tracks/{name}.parquet", *arrays]
+    for file in removed:
+        store.files.remove(file)
+    return removed
+
+
+def find_problems(store: FaceStore) -> Iterator[tuple[str, str]]:
+    """The name of a partition, and one line on what is wrong with it; as often as something is."""
     seen: dict[str, str] = {}
     for name in store.partition_names:
         try:
             videos, tracks = store.read_partition("videos", name), store.read_partition("tracks", name)
         except StoreFormatError as error:
-            yield str(error)
+            yield name, str(error)
             continue
-        yield from _verify_videos(name, videos, tracks, seen)
+        yield from ((name, line) for line in _verify_videos(name, videos, tracks, seen))
         stop_of_array: dict[str, int] = {}
         for row in tracks.sort_by([("array", "ascending"), ("row_start", "ascending")]).to_pylist():
             where = f"{name}: {row['video_id']} track {row['track_id']}"
             length = row["row_stop"] - row["row_start"]
             if row["row_start"] < stop_of_array.get(row["array"], 0):
-                yield f"{where}: shares rows of {row['array']} with another track"
+                yield name, f"{where}: shares rows of {row['array']} with another track"
             stop_of_array[row["array"]] = row["row_stop"]
             if length != len(range(row["frame_start"], row["frame_stop"], row["frame_step"])):
-                yield f"{where}: {length} rows for frames [{row['frame_start']}, {row['frame_stop']})"
+                yield name, f"{where}: {length} rows for frames [{row['frame_start']}, {row['frame_stop']})"
             for column in ("boxes_xyxy", "landmarks", "crop_xyxy", "scores", "observed", "timestamps_seconds"):
                 if len(row[column]) != length:
-                    yield f"{where}: {len(row[column])} {column} for {length} rows"
+                    yield name, f"{where}: {len(row[column])} {column} for {length} rows"
             try:
                 checksum = frames_checksum(store.frames(row))
             except (StoreFormatError, IndexError) as error:
-                yield f"{where}: {error}"
+                yield name, f"{where}: {error}"
             else:
                 if checksum != row["checksum"]:
-                    yield f"{where}: frames don't match their checksum"
+                    yield name, f"{where}: frames don't match their checksum"
 
 
 def _verify_videos(name: str, videos: pa.Table, tracks: pa.Table, seen: dict[str, str]) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Writing a store: make it, then partition by partition, each committed by one small file.
 
-A partition has one writer, under an attempt name of its own, so there are no locks. A killed attempt leaves an array,
-and perhaps a ``tracks`` file, that no ``videos`` file speaks of; the next run removes it.
+A partition has one writer, under an attempt name of its own, so there are no locks (``runs.py``). A killed attempt
+leaves an array, and perhaps a ``tracks`` file, that no ``videos`` file speaks of; the next run removes it.
 """
 
 from __future__ import annotations
@@ -134,7 +134,8 @@ def create_or_resume(url: str, settings: Settings) -> StoreFiles:
         if not is_there:
             files.make_folder("")
             # First of all: folders without it would look like somebody else's.
-            files.write("store.json", json.dumps(manifest, indent=2).encode() + b"\n")
+            if not files.create("store.json", json.dumps(manifest, indent=2).encode() + b"\n"):
+                check_settings(url, settings)  # Somebody else has just made it.
         # Also where store.json is there: its maker may have been killed right after it.
         for folder in ("arrays", "tracks", "videos"):
             files.make_folder(folder)
@@ -155,6 +156,10 @@ def to_parquet(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
+class PartitionTakenError(Exception):
+    """The partition's number has been given up or committed by others meanwhile; its videos are somebody else's now."""
+
+
 class PartitionWriter:
     """Appends clips to one new array and commits them with their rows.
 
@@ -173,6 +178,8 @@ class PartitionWriter:
         self._pending: UInt8Array = np.empty((settings.shard_frames, *self._frame_shape), np.uint8)
         """Room for one shard; the system gives memory for it only as it fills."""
         self._rows_pending = 0
+        self._commit_data: bytes | None = None
+        """What the file holds whose presence is the commit."""
 
     @property
     def rows(self) -> int:
@@ -244,22 +251,38 @@ class PartitionWriter:
 
         Raises:
             StoreWriteError: the disk is full, or gone.
+            PartitionTakenError: others have given this attempt up.
         """
         if self._rows_pending:
             self._write(self._pending[: self._rows_pending])
             self._rows_pending = 0
+        self._commit_data = to_parquet(videos_table(outcomes))
+        files = self._files
         try:
-            self._files.sync(f"arrays/{self.array_name}")
-            self._files.write(f"tracks/{self._partition_name}.parquet", to_parquet(tracks_table(tracks)))
-            # Written last: its presence is the commit.
-            self._files.write(f"videos/{self._partition_name}.parquet", to_parquet(videos_table(outcomes)))
+            files.sync(f"arrays/{self.array_name}")
+            # Created, not replaced: whoever gives an attempt up creates them first. The second one is the commit.
+            if not (
+                files.create(f"tracks/{self._partition_name}.parquet", to_parquet(tracks_table(tracks)))
+                and files.create(self._commit_name, self._commit_data)
+            ):
+                raise PartitionTakenError(f"{self._partition_name} of {files.url} has been taken by another attempt")
         except OSError as error:
-            raise StoreWriteError(f"can't write to {self._files.url}: {error}") from error
+            raise StoreWriteError(f"can't write to {files.url}: {error}") from error
+
+    @property
+    def _commit_name(self) -> str:
+        return f"videos/{self._partition_name}.parquet"
+
+    def is_committed(self) -> bool:
+        """Whether what was written is part of the store; asked where :meth:`commit` came to no clear end."""
+        if self._commit_data is None or not self._files.exists(self._commit_name):
+            return False
+        return self._files.read(self._commit_name) == self._commit_data
 
     def discard(self) -> None:
-        """Remove what was written; for an attempt that ends without a commit.
+        """Remove the array; for an attempt that ends without a commit. A ``tracks`` file alone means nothing.
 
         Nothing is removed once the commit is there: an interrupt may come right after it, an answer may get lost.
         """
-        if not self._files.exists(f"videos/{self._partition_name}.parquet"):
+        if not self.is_committed():
             self._files.remove(f"arrays/{self.array_name}")

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.config import CropSettings, Settings
 from pipeline.process import process_partition
+from pipeline.runs import only_run
 from pipeline.store import FaceStore
 from pipeline.types import Partition, VideoRef
 from pipeline.upkeep import verify_store
@@ -35,9 +36,9 @@ def store(media: Path, tmp_path_factory: pytest.TempPathFactory) -> FaceStore:
     """All clips, extracted with the default settings but for the size of the crops."""
     url = str(tmp_path_factory.mktemp("media") / "store")
     settings = Settings(crop=CropSettings(size=64))
-    create_or_resume(url, settings)
     refs = tuple(VideoRef(name, str(media / "clips" / name), 1, 1) for name in CLIPS)
-    process_partition(Partition(0, refs), url, settings, "auto", 2)
+    with only_run(create_or_resume(url, settings)) as run:
+        process_partition(Partition(0, refs), run, settings, "auto", 2)
     return FaceStore.open(url)
 
 

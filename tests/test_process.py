@@ -13,16 +13,14 @@ from typing import Any, NoReturn
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 import pipeline.process
 from pipeline.config import CropSettings, Settings, TrackSettings
 from pipeline.crop import crop_square
 from pipeline.detect import FaceDetector
 from pipeline.files import StoreFiles
-from pipeline.plan import partition_number, plan_partitions
 from pipeline.process import prepare_process, process_partition
+from pipeline.runs import only_run
 from pipeline.store import FaceStore
 from pipeline.types import Partition, VideoOutcome, VideoRef
 from pipeline.upkeep import verify_store
@@ -64,8 +62,8 @@ def extract(tmp_path: Path) -> Callable[..., Extracted]:
 
     def run(*paths: Path, settings: Settings = SETTINGS) -> Extracted:
         store = str(tmp_path / "store")
-        create_or_resume(store, settings)
-        outcomes = process_partition(Partition(0, tuple(map(ref, paths))), store, settings, "cpu", 1)
+        with only_run(create_or_resume(store, settings)) as work_for:
+            outcomes = process_partition(Partition(0, tuple(map(ref, paths))), work_for, settings, "cpu", 1)
         return Extracted(FaceStore.open(store), outcomes)
 
     return run
@@ -270,16 +268,16 @@ def test_a_store_that_cant_take_frames_stops_the_partition_and_blames_no_video(
 def test_a_commit_that_fails_leaves_no_rows_and_no_frames(
     tmp_path: Path, extract: Callable[..., Extracted], monkeypatch: pytest.MonkeyPatch, folder: str
 ) -> None:
-    write = StoreFiles.write
+    create = StoreFiles.create
     attempts: list[str] = []
 
-    def full(files: StoreFiles, name: str, data: bytes) -> None:
+    def full(files: StoreFiles, name: str, data: bytes) -> bool:
         attempts.append(name)
         if name.startswith(folder):
             raise OSError(errno.ENOSPC, "No space left on device")
-        write(files, name, data)
+        return create(files, name, data)
 
-    monkeypatch.setattr(StoreFiles, "write", full)
+    monkeypatch.setattr(StoreFiles, "create", full)
     with pytest.raises(StoreWriteError, match="No space left"):
         extract(face_video(tmp_path / "one.mp4"))
 
@@ -293,14 +291,15 @@ def test_a_commit_that_fails_leaves_no_rows_and_no_frames(
 def test_an_interrupt_right_after_the_commit_takes_nothing_away(
     tmp_path: Path, extract: Callable[..., Extracted], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = StoreFiles.write
+    create = StoreFiles.create
 
-    def write_then_interrupt(files: StoreFiles, name: str, data: bytes) -> None:
-        write(files, name, data)
+    def create_then_interrupt(files: StoreFiles, name: str, data: bytes) -> bool:
+        created = create(files, name, data)
         if name.startswith("videos"):
             raise KeyboardInterrupt
+        return created
 
-    monkeypatch.setattr(StoreFiles, "write", write_then_interrupt)
+    monkeypatch.setattr(StoreFiles, "create", create_then_interrupt)
     with pytest.raises(KeyboardInterrupt):
         extract(face_video(tmp_path / "one.mp4"))
 
@@ -326,9 +325,9 @@ def test_a_committed_partition_is_left_alone(
 
 def test_what_is_known_of_a_video_reaches_both_tables(tmp_path: Path) -> None:
     store = str(tmp_path / "store")
-    create_or_resume(store, SETTINGS)
     video = ref(face_video(tmp_path / "one.mp4"), label=1, source_id="original.mp4", group_id="g7")
-    process_partition(Partition(3, (video,)), store, SETTINGS, "cpu", 1)
+    with only_run(create_or_resume(store, SETTINGS)) as run:
+        process_partition(Partition(3, (video,)), run, SETTINGS, "cpu", 1)
 
     opened = FaceStore.open(store)
     assert opened.partition_names == ["part-00003"]
@@ -351,27 +350,3 @@ def test_preparing_a_process_touches_malloc_only_where_it_is_glibcs(monkeypatch:
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     monkeypatch.setattr(ctypes, "CDLL", no_libc)
     prepare_process()
-
-
-@settings(max_examples=100, deadline=None)
-@given(
-    done=st.lists(st.booleans(), max_size=60),
-    used_numbers=st.sets(st.integers(0, 99_999), max_size=10),
-    videos_per_partition=st.integers(1, 20),
-)
-def test_partitions_tile_what_is_pending_under_new_numbers(
-    done: list[bool], used_numbers: set[int], videos_per_partition: int
-) -> None:
-    videos = [VideoRef(f"{i}.mp4", f"/{i}.mp4", 1, 1) for i in range(len(done))]
-    done_ids = {video.video_id for video, is_done in zip(videos, done, strict=True) if is_done}
-    partitions = list(plan_partitions(videos, done_ids, used_numbers, videos_per_partition))
-
-    planned = [video for partition in partitions for video in partition.videos]
-    assert planned == [video for video in videos if video.video_id not in done_ids]
-    sizes = [len(partition.videos) for partition in partitions]
-    assert all(size == videos_per_partition for size in sizes[:-1])
-    assert all(1 <= size <= videos_per_partition for size in sizes[-1:])
-    numbers = [partition.number for partition in partitions]
-    assert len(set(numbers)) == len(numbers)
-    assert not used_numbers & set(numbers)
-    assert [partition_number(partition.name) for partition in partitions] == numbers

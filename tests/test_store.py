@@ -369,15 +369,15 @@ def test_a_commit_that_fails_leaves_the_rest_whole(
     store = small_store(tmp_path / "store")
     digest = store.digest()
     attempts: list[str] = []
-    real = StoreFiles.write
+    real = StoreFiles.create
 
-    def full(files: StoreFiles, name: str, data: bytes) -> None:
+    def full(files: StoreFiles, name: str, data: bytes) -> bool:
         attempts.append(name)
         if name.startswith(failing):
             raise OSError(errno.ENOSPC, "No space left on device")
-        real(files, name, data)
+        return real(files, name, data)
 
-    monkeypatch.setattr(StoreFiles, "write", full)
+    monkeypatch.setattr(StoreFiles, "create", full)
     with pytest.raises(StoreWriteError, match="No space left on device") as caught:
         write_partition(store.files, "part-00002", [make_video("late.mp4", [9])])
     assert store.url in str(caught.value)
