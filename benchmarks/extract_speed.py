@@ -17,15 +17,15 @@ from time import perf_counter
 
 import click
 import cv2
-from distributed import Client
 
 from benchmarks.machine import describe_machine
 from pipeline.catalog import build_index
-from pipeline.cluster import local_cluster, run_on_cluster, threads_per_worker
+from pipeline.cluster import Engine, local_cluster, threads_per_worker
 from pipeline.config import Settings
-from pipeline.plan import plan_partitions
-from pipeline.process import process_partition
+from pipeline.job import Extraction, supervised
+from pipeline.runs import only_run
 from pipeline.store import FaceStore
+from pipeline.supervise import NO_LIMITS, Call
 from pipeline.types import VideoRef
 from pipeline.writer import create_or_resume
 
@@ -41,21 +41,16 @@ def read_seconds(index: list[VideoRef]) -> float:
     return perf_counter() - started
 
 
-def extract_seconds(client: Client, workers: int, index: list[VideoRef], settings: Settings) -> tuple[float, str]:
+def extract_seconds(engine: Engine, workers: int, index: list[VideoRef], settings: Settings) -> tuple[float, str]:
     """One extraction into a new store; its digest with it."""
     with tempfile.TemporaryDirectory() as folder:
-        process = partial(
-            process_partition,
-            store_url=folder,
-            settings=settings,
-            device="auto",
-            num_threads=threads_per_worker(workers),
-        )
         started = perf_counter()
-        create_or_resume(folder, settings)
-        for done in run_on_cluster(client, process, plan_partitions(index, (), (), 1), lambda _: []):
-            if done.error is not None:
-                raise done.error
+        with only_run(create_or_resume(folder, settings)) as run:
+            keywords = {"run": run, "settings": settings, "device": "auto", "num_threads": threads_per_worker(workers)}
+            call = Call("pipeline.process:process_partition", keywords)
+            extraction = Extraction(run, settings, [(ref,) for ref in index], (), max_attempts=1)
+            for _ in extraction.work(partial(supervised, call=call, limits=NO_LIMITS, run=run), engine, None):
+                pass
         seconds = perf_counter() - started
         return seconds, FaceStore.open(folder).digest()
 
@@ -80,11 +75,11 @@ def main(folder: str, workers: int, repeats: int) -> None:
     settings = Settings()
     reads: list[float] = []
     extracts: list[float] = []
-    with local_cluster(workers) as client:
-        _, digest = extract_seconds(client, workers, index, settings)  # Loads the networks and the file cache.
+    with local_cluster(workers) as engine:
+        _, digest = extract_seconds(engine, workers, index, settings)  # Loads the networks and the file cache.
         for _ in range(repeats):
             reads.append(read_seconds(index))
-            seconds, again = extract_seconds(client, workers, index, settings)
+            seconds, again = extract_seconds(engine, workers, index, settings)
             extracts.append(seconds)
             if again != digest:
                 raise SystemExit("two runs gave different stores")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from heapq import heappop, heappush
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +24,8 @@ from pipeline.errors import InputError
 from pipeline.labels import LabelError, gather_facts, group_videos, is_utf8
 from pipeline.types import FAKE, REAL, VideoRef
 
+T = TypeVar("T")
+
 VIDEO_ENDINGS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 """In lower case; the case of a file's ending doesn't matter."""
 
@@ -30,6 +33,10 @@ METADATA_NAME = "metadata.json"
 """DFDC's labels of the videos beside it."""
 
 INDEX_ENDING = ".parquet"
+
+BATCH_ROWS = 4096
+"""Rows of an index that are in memory at once."""
+_REMEDY = "build it again with `python -m pipeline.index`"
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -112,14 +119,11 @@ def build_index(videos: str, labels: str | None = None) -> tuple[list[VideoRef],
         LabelError: the labels are malformed or contradict each other, or an index was given labels.
         IndexFormatError: ``videos`` looks like an index and isn't.
     """
-    if videos.lower().endswith(INDEX_ENDING) and Path(videos).is_file():
-        if labels is not None:
-            raise LabelError(
-                f"{videos!r} is an index with labels of its own, so {labels!r} can't be used; leave it out"
-            )
+    if _is_index(videos):
+        _refuse_labels(videos, labels)
         indexed = read_index(videos)
         if not indexed:
-            raise NoVideosError(f"{videos!r} is an index without rows, so there is nothing to do; build it again")
+            raise _without_rows(videos)
         return indexed, _report(indexed)
 
     found = find_videos(videos)
@@ -131,6 +135,58 @@ def build_index(videos: str, labels: str | None = None) -> tuple[list[VideoRef],
         label, source_id = (fact.label, fact.original) if fact else (None, None)
         known.append(replace(video, label=label, source_id=source_id, group_id=groups[video.video_id]))
     return known, replace(_report(known), labels_without_video=tuple(sorted(facts)), notes=tuple(found.notes))
+
+
+class Videos:
+    """The videos that a command was asked to work on, as often as needed, some at a time.
+
+    Those of an index are read from its file each time, so that there may be any number of them.
+    """
+
+    def __init__(self, videos: str, labels: str | None = None, limit: int | None = None) -> None:
+        """Raises what :func:`build_index` raises."""
+        self.name = videos
+        self.limit = limit
+        self._refs: list[VideoRef] | None = None
+        self.lines: list[str] = []
+        """What was found, for people."""
+        if _is_index(videos):
+            _refuse_labels(videos, labels)
+            if next(self.batches(), None) is None:
+                raise _without_rows(videos)
+        else:
+            self._refs, report = build_index(videos, labels)
+            self.lines = list(report.lines())
+
+    def batches(self) -> Iterator[list[VideoRef]]:
+        """All videos in the order of the index, or the first ``limit`` of them."""
+        left = self.limit
+        for batch in iter_index(self.name) if self._refs is None else batched(self._refs, BATCH_ROWS):
+            taken = list(batch[:left])
+            if taken:
+                yield taken
+            if left is not None:
+                left -= len(taken)
+                if left <= 0:
+                    return
+
+
+def batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    """Slices of at most so many items."""
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _is_index(videos: str) -> bool:
+    return videos.lower().endswith(INDEX_ENDING) and Path(videos).is_file()
+
+
+def _refuse_labels(index: str, labels: str | None) -> None:
+    if labels is not None:
+        raise LabelError(f"{index!r} is an index with labels of its own, so {labels!r} can't be used; leave it out")
+
+
+def _without_rows(index: str) -> NoVideosError:
+    return NoVideosError(f"{index!r} is an index without rows, so there is nothing to do; build it again")
 
 
 def _report(videos: Sequence[VideoRef]) -> IndexReport:
@@ -310,40 +366,64 @@ def write_index(path: str, videos: Sequence[VideoRef]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def read_index(path: str) -> list[VideoRef]:
-    """The rows of an index in the order of the file; columns it doesn't know are ignored.
+def iter_index(path: str, batch_rows: int = BATCH_ROWS) -> Iterator[list[VideoRef]]:
+    """The rows of an index in the order of the file, some at a time; columns it doesn't know are ignored.
+
+    That no ``video_id`` comes twice is for the caller to see to.
 
     Raises:
         FileNotFoundError: there is no such file.
         IndexFormatError: it isn't parquet, a column is missing or of another type, or a row is invalid.
     """
-    remedy = "build it again with `python -m pipeline.index`"
     try:
         with pq.ParquetFile(path) as file:
-            stored = file.read(columns=INDEX_SCHEMA.names)
-        table = pa.table([_column(stored, wanted) for wanted in INDEX_SCHEMA], INDEX_SCHEMA)
-        table.validate(full=True)
+            columns = [name for name in INDEX_SCHEMA.names if name in file.schema_arrow.names]
+            _check_rows(path, file.schema_arrow.empty_table())  # Also where there are no rows.
+            for batch in file.iter_batches(batch_rows, columns=columns):
+                yield _check_rows(path, pa.Table.from_batches([batch]))
     except FileNotFoundError:
         raise
-    except (pa.ArrowException, OSError, IndexFormatError) as error:
-        raise IndexFormatError(f"{path!r} is no index of videos: {error}; {remedy}") from error
-    rows = table.to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise IndexFormatError(f"{path!r} is no index of videos: {error}; {_REMEDY}") from error
+
+
+def read_index(path: str) -> list[VideoRef]:
+    """All rows of an index, each ``video_id`` once.
+
+    Raises:
+        FileNotFoundError, IndexFormatError: as :func:`iter_index`.
+    """
+    refs = [ref for batch in iter_index(path) for ref in batch]
     seen: set[str] = set()
+    for ref in refs:
+        if ref.video_id in seen:
+            raise duplicate_in_index(path, ref.video_id)
+        seen.add(ref.video_id)
+    return refs
+
+
+def duplicate_in_index(path: str, video_id: str) -> IndexFormatError:
+    """The error of an index that has a video twice."""
+    return IndexFormatError(f"{path!r} has the video_id {video_id!r} twice, so results would be mixed up; {_REMEDY}")
+
+
+def _check_rows(path: str, stored: pa.Table) -> list[VideoRef]:
+    try:
+        table = pa.table([_column(stored, wanted) for wanted in INDEX_SCHEMA], INDEX_SCHEMA)
+        table.validate(full=True)
+    except (pa.ArrowException, IndexFormatError) as error:
+        raise IndexFormatError(f"{path!r} is no index of videos: {error}; {_REMEDY}") from error
+    rows = table.to_pylist()
     for row in rows:
         video_id = row["video_id"]
         if any(part in {"", ".", ".."} for part in video_id.split("/")):
             raise IndexFormatError(
-                f"{path!r} has the video_id {video_id!r}, which isn't a path below a folder; {remedy}"
-            )
-        if video_id in seen:
-            raise IndexFormatError(
-                f"{path!r} has the video_id {video_id!r} twice, so results would be mixed up; {remedy}"
+                f"{path!r} has the video_id {video_id!r}, which isn't a path below a folder; {_REMEDY}"
             )
         if row["label"] not in (REAL, FAKE, None):
             raise IndexFormatError(
-                f"{path!r} labels {video_id!r} {row['label']}; only 0, 1 and null are known; {remedy}"
+                f"{path!r} labels {video_id!r} {row['label']}; only 0, 1 and null are known; {_REMEDY}"
             )
-        seen.add(video_id)
     return [VideoRef(**row) for row in rows]
 
 

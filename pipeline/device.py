@@ -1,10 +1,12 @@
-"""Which device networks run on, and what it is good at."""
+"""Which device networks run on, and what it is good at.
+
+torch is imported when it is asked something: that takes seconds, which a command that only names devices needn't wait.
+"""
 
 from __future__ import annotations
 
+import os
 from typing import Literal
-
-import torch
 
 from pipeline.errors import InputError
 
@@ -18,6 +20,8 @@ def choose_device(device: Device) -> str:
     Raises:
         InputError: cuda was asked for and there is none.
     """
+    import torch  # noqa: PLC0415
+
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
@@ -33,6 +37,8 @@ def is_made_for_bf16(device: str) -> bool:
     Args:
         device: ``cpu`` or ``cuda``.
     """
+    import torch  # noqa: PLC0415
+
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported())
     # Older releases of torch don't say.
@@ -55,3 +61,11 @@ def mixed_precision(precision: Precision, device: str) -> Literal["no", "bf16", 
     if precision == "auto":
         return "bf16" if is_made_for_bf16(device) else "no"
     return "no" if precision == "none" else precision
+
+
+def visible_gpus() -> tuple[str, ...]:
+    """CUDA devices of this machine that this process may use, as ``CUDA_VISIBLE_DEVICES`` names them."""
+    import torch  # noqa: PLC0415
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return tuple(named.split(",")) if named else tuple(map(str, range(torch.cuda.device_count())))

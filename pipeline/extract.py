@@ -6,18 +6,15 @@ import itertools
 import logging
 import signal
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
 import click
-import torch
 from tqdm import tqdm
 
-from pipeline.catalog import build_index
+from pipeline.catalog import Videos
 from pipeline.cli import (
     EXIT_INTERRUPTED,
     EXIT_TOO_MANY_FAILURES,
@@ -30,31 +27,43 @@ from pipeline.cli import (
     plain_errors,
     printable,
 )
-from pipeline.cluster import (
-    ClusterError,
-    Done,
-    WorkerDiedError,
-    local_cluster,
-    remote_cluster,
-    run_in_process,
-    run_on_cluster,
-    threads_per_worker,
-)
+from pipeline.cluster import KINDS, ClusterError, Engine, TlsFiles
 from pipeline.config import Settings
-from pipeline.device import Device, choose_device
+from pipeline.device import Device
 from pipeline.errors import InputError
-from pipeline.plan import partition_number, plan_partitions
-from pipeline.process import process_partition
-from pipeline.relabel import labels_changed, relabel
+from pipeline.files import StoreFiles
+from pipeline.job import FAILURES, Extraction, Todo, count_outcomes, failed_rows, pending, take_stock
+from pipeline.ledger import Ledger
+from pipeline.machines import Machines
+from pipeline.plan import Bounds, partition_bounds, plan_partitions
+from pipeline.relabel import relabel
+from pipeline.runs import Run, attempts_left, latest_run, only_run
 from pipeline.settings import load_settings
 from pipeline.store import FaceStore
-from pipeline.types import STATUSES, Partition, VideoOutcome, VideoRef
-from pipeline.upkeep import forget_videos, remove_orphans
+from pipeline.supervise import Call, Limits
+from pipeline.upkeep import forget_videos, settle_attempts
 from pipeline.versions import code_digest
-from pipeline.writer import PartitionWriter, check_settings, create_or_resume
+from pipeline.writer import check_settings, create_or_resume
 
-FAILURES = ("decode_error", "failed")
 MAX_LISTED_FAILURES = 10
+
+
+@dataclass(frozen=True)
+class _Request:
+    """What was asked for."""
+
+    videos: Videos
+    store: str
+    settings: Settings
+    machines: Machines
+    max_attempts: int
+    retry_failed: bool
+    may_relabel: bool
+    dry_run: bool
+
+    def workers_and_bounds(self, todo: Todo) -> tuple[int, Bounds]:
+        num_workers = self.machines.num_workers(todo.num_pending)
+        return num_workers, partition_bounds(self.settings.extract, todo.num_pending, todo.pending_bytes, num_workers)
 
 
 def _absolute(store: str) -> str:
@@ -62,33 +71,8 @@ def _absolute(store: str) -> str:
     return store if "://" in store else str(Path(store).absolute())
 
 
-def _default_workers(device: str, num_pending: int) -> int:
-    """One process a GPU or a core, but none for what a single process does as fast."""
-    available = torch.cuda.device_count() if device == "cuda" else threads_per_worker(1)
-    workers = min(available, num_pending)
-    return 0 if workers <= 1 else workers
-
-
-def _commit_as_failed(job: _Job, partition: Partition, error: BaseException) -> list[VideoOutcome]:
-    """The row of a video that no worker survived."""
-    outcomes = [VideoOutcome(ref, "failed", type(error).__name__, str(error)) for ref in partition.videos]
-    files = create_or_resume(job.store, job.settings)
-    PartitionWriter(files, partition.name, job.settings.crop.size, job.settings.store).commit(outcomes, [])
-    return outcomes
-
-
-def _closing_table(store: FaceStore, video_ids: set[str]) -> Iterator[str]:
-    """What became of these videos, by status."""
-    columns = ("video_id", "status", "size_bytes", "num_tracks", "decode_seconds", "detect_seconds", "write_seconds")
-    totals: dict[str, Counter[str]] = {status: Counter() for status in STATUSES}
-    for row in store.read_table("videos", columns).to_pylist():
-        if row["video_id"] in video_ids:
-            seconds = row["decode_seconds"] + row["detect_seconds"] + row["write_seconds"]
-            totals[row["status"]].update(videos=1, tracks=row["num_tracks"], bytes=row["size_bytes"])
-            totals[row["status"]]["seconds"] += seconds
-    for row in store.read_table("tracks", ["video_id", "row_start", "row_stop"]).to_pylist():
-        if row["video_id"] in video_ids:
-            totals["ok"]["frames"] += row["row_stop"] - row["row_start"]
+def _closing_table(totals: dict[str, Counter[str]]) -> Iterator[str]:
+    """What became of the videos, by status."""
     yield f"{'status':<14}{'videos':>10}{'tracks':>10}{'frames':>12}{'seconds':>12}{'bytes':>16}"
     for status, total in [*totals.items(), ("total", sum(totals.values(), Counter()))]:
         if total["videos"] or status == "total":
@@ -96,174 +80,154 @@ def _closing_table(store: FaceStore, video_ids: set[str]) -> Iterator[str]:
             yield f"{status:<14}{counts}{total['seconds']:>12,.1f}{total['bytes']:>16,}"
 
 
-def _report(job: _Job) -> int:
+def _report(store: FaceStore, ledger: Ledger) -> int:
     """Prints what became of all videos asked for, and returns how many failed."""
-    store = FaceStore.open(job.store)
-    video_ids = {ref.video_id for ref in job.index}
-    for line in _closing_table(store, video_ids):
+    totals = count_outcomes(store, ledger)
+    for line in _closing_table(totals):
         click.echo(line)
-    rows = store.read_table("videos", ["video_id", "status", "error_type", "message"]).to_pylist()
-    failed = [row for row in rows if row["status"] in FAILURES and row["video_id"] in video_ids]
-    for row in failed[:MAX_LISTED_FAILURES]:
+    for row in itertools.islice(failed_rows(store, ledger), MAX_LISTED_FAILURES):
         click.echo(printable(f"{row['status']}: {row['video_id']}: {row['message']}"), err=True)
-    if len(failed) > MAX_LISTED_FAILURES:
-        click.echo(f"... and {len(failed) - MAX_LISTED_FAILURES} more failures: see the videos table", err=True)
-    return len(failed)
+    num_failed = sum(totals[status]["videos"] for status in FAILURES)
+    if num_failed > MAX_LISTED_FAILURES:
+        click.echo(f"... and {num_failed - MAX_LISTED_FAILURES} more failures: see the videos table", err=True)
+    return num_failed
 
 
-def _work(
-    partitions: Iterator[Partition],
-    first_free_number: int,
-    process: Callable[[Partition], list[VideoOutcome]],
-    engine: AbstractContextManager[object],
-) -> Iterator[Done[Partition, list[VideoOutcome]]]:
-    """The partitions through the engine; one that kills its workers is tried video by video."""
-    numbers = itertools.count(first_free_number)
-
-    def split(partition: Partition) -> list[Partition]:
-        videos = partition.videos if len(partition.videos) > 1 else ()
-        return [Partition(next(numbers), (video,)) for video in videos]
-
-    with engine as client:
-        if client is None:
-            yield from run_in_process(process, partitions)
-        else:
-            yield from run_on_cluster(client, process, partitions, split)
-
-
-@dataclass(frozen=True)
-class _Job:
-    """What one call of the command has to do, and with what."""
-
-    store: str
-    settings: Settings
-    index: list[VideoRef]
-    """All videos asked for."""
-    pending: list[VideoRef]
-    """Those without a row in the store."""
-    workers: int
-    """Processes on this machine; 0: this one, or the scheduler's."""
-    scheduler: str | None
-    device: Device
-    relabelled: list[VideoRef]
-    """Videos that the store knows with other labels."""
-    num_others: int
-    """Videos in the store that weren't asked for."""
-
-    @property
-    def partition_size(self) -> int:
-        """As set, but smaller where workers would go without work: two partitions a worker even out long videos."""
-        for_all = -(-len(self.pending) // max(1, 2 * self.workers))
-        return max(1, min(self.settings.extract.videos_per_partition, for_all))
-
-    @property
-    def num_done(self) -> int:
-        return len(self.index) - len(self.pending)
-
-    def engine(self) -> AbstractContextManager[object]:
-        """A dask client, or None for in-process."""
-        if self.scheduler:
-            return remote_cluster(self.scheduler)
-        return local_cluster(self.workers) if self.workers else nullcontext()
-
-
-def _run(job: _Job) -> None:
-    """Work through what is pending, committing partition by partition, with a progress bar on stderr."""
-    used_numbers = [partition_number(name) for name in FaceStore.open(job.store).partition_names]
-    partitions = list(plan_partitions(job.pending, (), used_numbers, job.partition_size))
-    if not partitions:
-        return
-    process = partial(
-        process_partition,
-        store_url=job.store,
-        settings=job.settings,
-        device=job.device,
-        # What else runs on a machine of somebody's cluster is not known here.
-        num_threads=1 if job.scheduler else threads_per_worker(job.workers),
-    )
-    faces = failures = 0
-    with tqdm(total=len(job.pending), unit=" videos", dynamic_ncols=True) as bar:
-        for done in _work(iter(partitions), partitions[-1].number + 1, process, job.engine()):
-            if isinstance(done.error, WorkerDiedError):
-                outcomes = _commit_as_failed(job, done.item, done.error)
-            elif done.error is not None:
-                raise done.error
-            else:
-                outcomes = done.result or []
-            faces += sum(outcome.num_tracks for outcome in outcomes)
-            failures += sum(outcome.status in FAILURES for outcome in outcomes)
-            bar.set_postfix(faces=faces, failures=failures)
-            bar.update(len(done.item.videos))
-
-
-def _plan(
-    index: list[VideoRef],
-    store: str,
-    settings: Settings,
-    workers: int | None,
-    scheduler: str | None,
-    device: Device,
-    retry_failed: bool,
-    may_relabel: bool,
-) -> _Job:
-    """What is left to do in that store; nothing is written.
-
-    Raises:
-        InputError: a video has changed since it was extracted, or its label, and that isn't to be written.
-    """
-    chosen_device = choose_device(device)
-    rows, relabelled = [], []
-    if check_settings(store, settings):
-        opened = FaceStore.open(store)
-        rows = opened.read_table("videos", ["video_id", "status", "size_bytes"]).to_pylist()
-        relabelled = labels_changed(opened, index)
-    if relabelled and not may_relabel:
-        names = listed([ref.video_id for ref in relabelled], most=3)
-        raise InputError(
-            f"{len(relabelled)} videos have another label, original or group now than in {store} ({names}); --relabel "
-            "writes the new ones into it. Was --labels left out?"
+def _notes(request: _Request, store: FaceStore | None, todo: Todo) -> Iterator[str]:
+    """What is worth knowing before the work begins."""
+    if todo.num_others and request.videos.limit is None:
+        yield f"note: {todo.num_others} videos of the store are not among these; they stay in it"
+    if warning := request.machines.warning():
+        yield f"warning: {warning}"
+    made_by = store.manifest["versions"].get("code") if store else None
+    if todo.num_done and made_by not in (None, code_digest("pipeline")):
+        yield (
+            f"note: {todo.num_done} videos were extracted by other code than this; they stay as they are. "
+            f"To do them again, remove {printable(request.store)} or choose another store"
         )
-    redone = FAILURES if retry_failed else ()
-    done = {row["video_id"] for row in rows if row["status"] not in redone}
-    # One that failed may well have been mended since, and waits for --retry-failed.
-    extracted = {row["video_id"]: row["size_bytes"] for row in rows if row["status"] not in FAILURES}
-    changed = [ref for ref in index if extracted.get(ref.video_id, ref.size_bytes) != ref.size_bytes]
-    if changed:
-        first = changed[0]
+
+
+def _take_stock(request: _Request, ledger: Ledger, store: FaceStore | None) -> Todo:
+    todo = take_stock(ledger, request.videos, store, request.retry_failed)
+    if todo.relabelled and not request.may_relabel:
+        names = listed([ref.video_id for ref in todo.relabelled], most=3)
         raise InputError(
-            f"{len(changed)} videos are no longer those that {store} was made of (such as {first.video_id!r}: "
-            f"{extracted[first.video_id]:,} bytes then, {first.size_bytes:,} now); remove that store or choose another"
+            f"{len(todo.relabelled)} videos have another label, original or group now than in {request.store} "
+            f"({names}); --relabel writes the new ones into it. Was --labels left out?"
         )
-    # Workers may run in another folder.
-    index = [replace(ref, path=str(Path(ref.path).absolute())) for ref in index]
-    pending = [ref for ref in index if ref.video_id not in done]
-    if scheduler:
-        workers = 0
-    elif workers is None:
-        workers = _default_workers(chosen_device, len(pending))
-    num_others = len({row["video_id"] for row in rows} - {ref.video_id for ref in index})
-    return _Job(store, settings, index, pending, workers, scheduler, device, relabelled, num_others)
+    return todo
 
 
-def _code_note(job: _Job) -> str | None:
-    """That what is there was made by other code, which no setting tells."""
-    made_by = FaceStore.open(job.store).manifest["versions"].get("code")
-    if not job.num_done or made_by in (None, code_digest("pipeline")):
+def _state(store: FaceStore | None) -> object:
+    """Differs when something has been committed, or when another run has had the store."""
+    if store is None:
         return None
-    return (
-        f"note: {job.num_done} videos were extracted by other code than this; they stay as they are. "
-        f"To do them again, remove {printable(job.store)} or choose another store"
-    )
+    latest = latest_run(store.files)
+    return latest.number if latest is not None else 0, store.partition_names
 
 
-def _who(job: _Job) -> str:
-    if job.scheduler:
-        return f"the workers of {job.scheduler}"
-    return f"{job.workers} worker processes" if job.workers else "this process"
+def _is_left_open(store: FaceStore | None) -> bool:
+    """Whether attempts were killed that nobody has cleared away."""
+    if store is None or not attempts_left(store.files):
+        return False
+    latest = latest_run(store.files)
+    return latest is None or not latest.is_alive()
+
+
+def _extract(request: _Request) -> tuple[Todo, int]:
+    """Do what is left to do, and say what became of all.
+
+    Returns:
+        What there was to do, and how many of all videos asked for have failed.
+    """
+    store = FaceStore.open(request.store) if check_settings(request.store, request.settings) else None
+    state = _state(store)
+    with Ledger() as ledger:
+        todo = _take_stock(request, ledger, store)
+        for note in _notes(request, store, todo):
+            click.echo(note, err=True)
+        num_workers, bounds = request.workers_and_bounds(todo)
+        if request.dry_run:
+            where = f"into {printable(request.store)}"
+            click.echo(f"would extract {todo.num_pending} videos, {todo.num_done} are done, {where}")
+            click.echo(f"in partitions of up to {bounds.videos}, by {request.machines.describe(num_workers)}")
+            return todo, 0
+        if todo.num_pending:
+            with request.machines.engine(num_workers) as engine, only_run(_made(request)) as run:
+                todo = _run(request, run, engine, ledger, todo, state)
+        elif store is None or todo.relabelled or _is_left_open(store):
+            with only_run(_made(request)) as run:
+                todo = _run(request, run, None, ledger, todo, state)
+        return todo, _report(FaceStore.open(request.store), ledger)
+
+
+def _made(request: _Request) -> StoreFiles:
+    return create_or_resume(request.store, request.settings)
+
+
+def _run(request: _Request, run: Run, engine: Engine | None, ledger: Ledger, todo: Todo, state_before: object) -> Todo:
+    """What only one run at a time may do with a store."""
+    settle_attempts(StoreFiles(run.store_url))
+    store = FaceStore.open(run.store_url)
+    if (run.number - 1, store.partition_names) != (state_before or (0, [])):
+        # Somebody has worked on it since it was looked at.
+        ledger.clear()
+        todo = _take_stock(request, ledger, store)
+    if todo.relabelled:
+        relabel(store, todo.relabelled)
+        click.echo(f"{len(todo.relabelled)} videos have been given other labels or groups", err=True)
+    if request.retry_failed:
+        forget_videos(store, FAILURES, ledger.asked)
+    _work(request, run, engine, ledger, todo)
+    return todo
+
+
+def _work(request: _Request, run: Run, engine: Engine | None, ledger: Ledger, todo: Todo) -> None:
+    """Work through what is pending, committing partition by partition, with a progress bar on stderr."""
+    store, machines = FaceStore.open(run.store_url), request.machines
+    num_workers, bounds = request.workers_and_bounds(todo)
+    partitions = plan_partitions(pending(ledger, request.videos, request.retry_failed), bounds)
+    extraction = Extraction(run, request.settings, partitions, store.partition_names, request.max_attempts)
+    keywords = {
+        "run": run,
+        "settings": request.settings,
+        "device": machines.device,
+        "num_threads": machines.num_threads(num_workers),
+    }
+    function = machines.function(run, Call("pipeline.process:process_partition", keywords), engine)
+    faces = failures = 0
+    with tqdm(total=todo.num_pending, unit=" videos", dynamic_ncols=True) as bar:
+        for progress in extraction.work(function, engine, machines.resources):
+            faces += progress.num_tracks
+            failures += progress.num_failures
+            bar.set_postfix(faces=faces, failures=failures)
+            bar.update(progress.num_videos)
+    if extraction.num_lost:
+        settle_attempts(store.files)
+        click.echo(f"{extraction.num_lost} attempts were lost or failed, and made up for", err=True)
 
 
 def _stop(_signal: int, _frame: object) -> None:
     raise KeyboardInterrupt
+
+
+def _tls_files(ca_file: str | None, cert: str | None, key: str | None) -> TlsFiles | None:
+    if ca_file is None and cert is None and key is None:
+        return None
+    if ca_file is None or cert is None or key is None:
+        raise click.UsageError("--tls-ca-file, --tls-cert and --tls-key go together: give all three, or none")
+    return TlsFiles(ca_file, cert, key)
+
+
+def _check_machine_flags(machines: Machines) -> None:
+    if machines.scheduler and machines.cluster:
+        raise click.UsageError("--scheduler and --cluster exclude each other: a cluster brings its own scheduler")
+    if machines.scheduler and machines.workers is not None:
+        raise click.UsageError("--scheduler has workers of its own; leave --workers out")
+    if machines.cluster_options and not machines.cluster:
+        raise click.UsageError("--cluster-options says how to start a --cluster; name its kind")
+    if machines.tls and not machines.scheduler:
+        raise click.UsageError("--tls-... are for a --scheduler; other engines make their own certificates")
 
 
 @click.command()
@@ -280,7 +244,44 @@ def _stop(_signal: int, _frame: object) -> None:
 @machine_option(
     "--scheduler", metavar="ADDRESS", envvar="FACECLIPS_SCHEDULER", help="A running dask scheduler, tcp://host:port."
 )
+@machine_option(
+    "--cluster",
+    type=click.Choice(KINDS),
+    envvar="FACECLIPS_CLUSTER",
+    help="Start workers there; docs/cluster.md has each kind.",
+)
+@machine_option(
+    "--cluster-options", metavar="FILE", envvar="FACECLIPS_CLUSTER_OPTIONS", help="How to start them: a YAML file."
+)
+@click.option("--tls-ca-file", metavar="FILE", help="For a scheduler at tls://host:port: the authority that signed it,")
+@click.option("--tls-cert", metavar="FILE", help="this client's certificate,")
+@click.option("--tls-key", metavar="FILE", help="and its key.")
 @device_option
+@machine_option(
+    "--video-timeout",
+    "video_timeout_seconds",
+    type=click.FloatRange(min=0),
+    default=3600.0,
+    show_default=True,
+    metavar="SECONDS",
+    envvar="FACECLIPS_VIDEO_TIMEOUT",
+    help="A video that takes longer is given up; 0: none is. Not with --workers 0.",
+)
+@machine_option(
+    "--worker-memory-gb",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="GB",
+    envvar="FACECLIPS_WORKER_MEMORY_GB",
+    help="A process that takes more is ended. Default: no limit. Not with --workers 0.",
+)
+@machine_option(
+    "--max-attempts",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    envvar="FACECLIPS_MAX_ATTEMPTS",
+    help="Deaths of a process after which a video is given up.",
+)
 @click.option("--limit", type=click.IntRange(min=1), metavar="N", help="Only the first N videos, sorted by name.")
 @click.option("--retry-failed", is_flag=True, help="Also do again what ended in decode_error or failed.")
 @click.option("--relabel", "relabel_videos", is_flag=True, help="Write labels and groups that have changed into STORE.")
@@ -294,7 +295,15 @@ def main(
     labels: str | None,
     workers: int | None,
     scheduler: str | None,
+    cluster: str | None,
+    cluster_options: str | None,
+    tls_ca_file: str | None,
+    tls_cert: str | None,
+    tls_key: str | None,
     device: Device,
+    video_timeout_seconds: float,
+    worker_memory_gb: float | None,
+    max_attempts: int,
     limit: int | None,
     retry_failed: bool,
     relabel_videos: bool,
@@ -316,43 +325,47 @@ def main(
     logging.basicConfig(level=logging.INFO if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     started = perf_counter()
     with plain_errors(debug):
-        if scheduler and workers is not None:
-            raise click.UsageError("--scheduler has workers of its own; leave --workers out")
+        limits = Limits(video_timeout_seconds or None, int(worker_memory_gb * 1e9) if worker_memory_gb else None)
+        tls = _tls_files(tls_ca_file, tls_cert, tls_key)
+        machines = Machines(workers, scheduler, cluster, cluster_options, tls, device, limits)
+        _check_machine_flags(machines)
         settings = load_settings(params, Settings)
-        index, report = build_index(videos, labels)
-        for line in report.lines():
+        inputs = Videos(videos, labels, limit)
+        for line in inputs.lines:
             click.echo(line, err=True)
-        job = _plan(index[:limit], _absolute(store), settings, workers, scheduler, device, retry_failed, relabel_videos)
-        if job.num_others and not limit:
-            click.echo(f"note: {job.num_others} videos of the store are not among these; they stay in it", err=True)
-        if dry_run:
-            click.echo(f"would extract {len(job.pending)} videos, {job.num_done} are done, into {printable(job.store)}")
-            click.echo(f"in partitions of {job.partition_size}, by {_who(job)}")
-            return
-        create_or_resume(job.store, settings)
-        if job.relabelled:
-            relabel(FaceStore.open(job.store), job.relabelled)
-            click.echo(f"{len(job.relabelled)} videos have been given other labels or groups", err=True)
-        if note := _code_note(job):
-            click.echo(note, err=True)
-        if retry_failed:
-            forget_videos(FaceStore.open(job.store), FAILURES)
-        remove_orphans(FaceStore.open(job.store))
+        request = _Request(
+            inputs,
+            _absolute(store),
+            settings,
+            machines,
+            max_attempts,
+            retry_failed,
+            relabel_videos,
+            dry_run,
+        )
         signal.signal(signal.SIGTERM, _stop)
         try:
-            _run(job)
+            todo, num_failures = _extract(request)
         except KeyboardInterrupt:
-            num_done = FaceStore.open(job.store).read_table("videos", ["video_id"]).num_rows
-            click.echo(f"interrupted; {num_done} videos are committed, the same command goes on from there", err=True)
+            click.echo(_interrupted(request.store), err=True)
             raise SystemExit(EXIT_INTERRUPTED) from None
         except ClusterError as error:
             raise RunFailedError(str(error)) from error
-        num_failures = _report(job)
+        if dry_run:
+            return
         click.echo("seconds: spent by workers; bytes: of the videos")
-        click.echo(f"{len(job.pending)} videos in {perf_counter() - started:.1f} s, {job.num_done} were done before")
+        click.echo(f"{todo.num_pending} videos in {perf_counter() - started:.1f} s, {todo.num_done} were done before")
     if max_failures is not None and num_failures > max_failures:
         click.echo(f"{num_failures} failures, more than the {max_failures} allowed", err=True)
         raise SystemExit(EXIT_TOO_MANY_FAILURES)
+
+
+def _interrupted(store: str) -> str:
+    num_done = 0
+    if StoreFiles(store).exists("store.json"):
+        opened = FaceStore.open(store)
+        num_done = sum(opened.read_partition("videos", name, ["status"]).num_rows for name in opened.partition_names)
+    return f"interrupted; {num_done} videos are committed, the same command goes on from there"
 
 
 if __name__ == "__main__":

@@ -15,13 +15,6 @@ LABEL_COLUMNS = ("label", "source_id", "group_id")
 """What label files decide, in both tables of a store."""
 
 
-def labels_changed(store: FaceStore, index: Sequence[VideoRef]) -> list[VideoRef]:
-    """The videos of an index that the store knows with another label, original or group."""
-    rows = store.read_table("videos", ["video_id", *LABEL_COLUMNS]).to_pylist()
-    stored = {row["video_id"]: tuple(row[name] for name in LABEL_COLUMNS) for row in rows}
-    return [ref for ref in index if stored.get(ref.video_id, _labels(ref)) != _labels(ref)]
-
-
 def relabel(store: FaceStore, refs: Sequence[VideoRef]) -> None:
     """Write the labels, originals and groups of these videos into both tables of the store.
 
@@ -39,10 +32,6 @@ def relabel(store: FaceStore, refs: Sequence[VideoRef]) -> None:
         tracks = store.read_partition("tracks", name)
         for folder, table in (("tracks", tracks), ("videos", videos)):
             write_file(store.files, f"{folder}/{name}.parquet", to_parquet(_relabelled(table, new)))
-
-
-def _labels(ref: VideoRef) -> tuple[int | str | None, ...]:
-    return tuple(getattr(ref, name) for name in LABEL_COLUMNS)
 
 
 def _relabelled(table: pa.Table, new: Mapping[str, VideoRef]) -> pa.Table:

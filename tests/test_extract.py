@@ -20,7 +20,7 @@ from typing import Any
 
 import av
 import numpy as np
-import psutil  # type: ignore[import-untyped]
+import psutil
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
@@ -30,6 +30,7 @@ from pipeline.extract import main
 from pipeline.files import StoreFiles, write_file
 from pipeline.store import FaceStore
 from pipeline.upkeep import find_orphans, verify_store
+from tests.disks import small_disk
 from tests.faces import Face, face_video
 from tests.stores import set_value
 
@@ -409,36 +410,19 @@ def test_a_place_that_cant_be_written_is_an_error_in_words(videos: Path, params:
     assert str(tmp_path / "file") in ended.stderr
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system with room for a few clips."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount, umount = shutil.which("mount"), shutil.which("umount")
-    if not mount or not umount or os.geteuid() != 0:
-        pytest.skip("a full disk takes a small file system, and mounting one takes root")
-    command = [mount, "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(folder)]
-    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"a full disk takes a small file system, and none can be mounted here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run([umount, str(folder)], check=True)
+def test_a_full_disk_keeps_what_is_committed_and_the_run_goes_on_elsewhere(long_run: LongRun, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "1500k") as disk:
+        store = disk / "store"
+        ended = extract(long_run.videos, store, "--params", long_run.params)
+        assert ended.exit_code == 1
+        assert f"can't write to {store}" in ended.stderr
+        assert "what was written before is safe" in ended.stderr
+        committed = statuses(store)
+        assert 1 <= len(committed) < NUM_LONG
+        assert set(committed.values()) == {"ok"}, "no video is blamed for the disk"
+        assert list(verify_store(FaceStore.open(str(store)))) == []
+        moved = Path(shutil.copytree(store, tmp_path / "larger"))
 
-
-def test_a_full_disk_keeps_what_is_committed_and_the_run_goes_on_elsewhere(
-    long_run: LongRun, small_disk: Path, tmp_path: Path
-) -> None:
-    store = small_disk / "store"
-    ended = extract(long_run.videos, store, "--params", long_run.params)
-    assert ended.exit_code == 1
-    assert f"can't write to {store}" in ended.stderr
-    assert "what was written before is safe" in ended.stderr
-    committed = statuses(store)
-    assert 1 <= len(committed) < NUM_LONG
-    assert set(committed.values()) == {"ok"}, "no video is blamed for the disk"
-    assert list(verify_store(FaceStore.open(str(store)))) == []
-
-    moved = Path(shutil.copytree(store, tmp_path / "larger"))
     assert extract(long_run.videos, moved, "--params", long_run.params).exit_code == 0
     assert digest(moved) == long_run.digest
     assert_whole(moved)
@@ -611,12 +595,13 @@ def test_a_scheduler_that_isnt_there_is_exit_code_1_in_words(
     videos: Path, params: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     impatient = partial(remote_cluster, timeout_seconds=0.5)
-    monkeypatch.setattr("pipeline.extract.remote_cluster", impatient)
+    monkeypatch.setattr("pipeline.machines.remote_cluster", impatient)
     command = [str(videos), str(tmp_path / "store"), "--params", str(params), "--scheduler", "tcp://127.0.0.1:9"]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 1
     assert "no dask scheduler answers at tcp://127.0.0.1:9" in result.stderr
     assert "Traceback" not in result.stderr
+    assert not (tmp_path / "store").exists(), "no empty store is left behind"
 
 
 def test_workers_and_a_scheduler_exclude_each_other(videos: Path, tmp_path: Path) -> None:

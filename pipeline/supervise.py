@@ -1,0 +1,188 @@
+"""Work that may crash or hang, done by a child process that is watched from outside.
+
+Native code (decoders, GPU drivers) can't be interrupted from Python, and when it crashes it takes its process along. So
+a dask worker decodes nothing itself: each of its threads has a child for that, knows which video the child is at, and
+ends it where it takes too long or too much. Nothing heavy is imported here: that is for the child.
+"""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from time import monotonic
+from typing import Any
+
+import psutil
+
+START_SECONDS = 600.0
+"""For imports and for loading the networks, from a slow network disk, too."""
+_LOOK_SECONDS = 1.0
+_KILL_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a child may take."""
+
+    video_seconds: float | None = None
+    """For one video, and for what concerns a whole partition; None: any time."""
+    memory_bytes: int | None = None
+    """Resident memory; None: as much as there is."""
+
+
+NO_LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class Call:
+    """What a child does with an item: ``function(item, progress=..., **keywords)``."""
+
+    target: str
+    """``module:function``, so that its module is imported in the child only."""
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, item: Any, progress: Callable[[str | None], None]) -> Any:
+        """Do it, in this process."""
+        module, _, name = self.target.partition(":")
+        return getattr(importlib.import_module(module), name)(item, progress=progress, **self.keywords)
+
+
+class AttemptFailedError(Exception):
+    """The child ended, or was ended, before it was done.
+
+    Attributes:
+        reason: what happened, to follow a colon.
+        video_id: what it was at; None: nothing that concerns one video alone.
+        is_final: trying again would cost as much and end as badly.
+        is_over: the process is known to have ended.
+    """
+
+    def __init__(self, reason: str, video_id: str | None, is_final: bool = False, is_over: bool = True) -> None:
+        super().__init__(reason, video_id, is_final, is_over)
+        self.reason, self.video_id, self.is_final, self.is_over = reason, video_id, is_final, is_over
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class _Child:
+    def __init__(self) -> None:
+        self._connection, theirs = Pipe()
+        self._process = subprocess.Popen(  # noqa: S603  this very program
+            [sys.executable, "-m", "pipeline.child", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+        )
+        theirs.close()
+        self.connection: Connection = self._connection
+
+    def memory_bytes(self) -> int:
+        try:
+            return int(psutil.Process(self._process.pid).memory_info().rss)
+        except psutil.NoSuchProcess:
+            return 0
+
+    def kill(self) -> bool:
+        """Returns whether it is gone; what waits for a dead disk can't be killed."""
+        self._process.kill()
+        return self.wait()
+
+    def wait(self) -> bool:
+        self._connection.close()
+        try:
+            self._process.wait(_KILL_SECONDS)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def how_it_ended(self) -> str:
+        code = self._process.returncode
+        if code is None:
+            return "its process broke the connection"
+        if code >= 0:
+            return f"its process ended with exit code {code}"
+        name = signal.Signals(-code).name
+        hint = " (by hand, or by the system when memory runs out)" if -code == signal.SIGKILL else ""
+        return f"its process was ended by {name}{hint}"
+
+
+_of_thread = threading.local()
+
+
+def supervise(item: Any, call: Call, limits: Limits, check: Callable[[], None]) -> Any:
+    """Have the child of this thread do something; it is started when first needed, and again after each death.
+
+    Args:
+        item: goes to the child, pickled.
+        call: what to do with it.
+        limits: beyond which the child is killed.
+        check: called about once a second; what it raises ends the child and this call.
+
+    Returns:
+        What the function returned.
+
+    Raises:
+        AttemptFailedError: the child died or was killed.
+        Exception: what the function raised.
+    """
+    child = getattr(_of_thread, "child", None)
+    if child is None or not _taken(child, item, call):
+        # None yet, or one that went home since it had nothing to do.
+        child = _of_thread.child = _Child()
+        child.connection.send((item, call))
+    try:
+        kind, value = _watch(child, limits, check)
+    except BaseException as error:
+        _of_thread.child = None
+        if not child.kill() and isinstance(error, AttemptFailedError):
+            error.is_over = False
+        raise
+    if kind == "error":
+        raise value
+    return value
+
+
+def _taken(child: _Child, item: Any, call: Call) -> bool:
+    """Whether a child that has worked before takes another item."""
+    try:
+        child.connection.send((item, call))
+        # Cleared for _watch, which meets it again from a new child only.
+        return bool(child.connection.recv() == ("taken", None))
+    except (EOFError, OSError):
+        child.wait()
+        return False
+
+
+def _watch(child: _Child, limits: Limits, check: Callable[[], None]) -> tuple[str, Any]:
+    """The child's answer."""
+    video_id: str | None = None
+    allowed_seconds: float | None = START_SECONDS
+    since = monotonic()
+    while True:
+        try:
+            if child.connection.poll(_LOOK_SECONDS):
+                kind, value = child.connection.recv()
+                if kind in {"done", "error"}:
+                    return kind, value
+                if kind == "at":
+                    video_id, allowed_seconds = value, limits.video_seconds
+                since = monotonic()
+                continue
+        except (EOFError, OSError):
+            is_over = child.wait()
+            raise AttemptFailedError(child.how_it_ended(), video_id, is_over=is_over) from None
+        if allowed_seconds is not None and monotonic() - since > allowed_seconds:
+            raise AttemptFailedError(f"not done after {allowed_seconds:g} s", video_id, is_final=video_id is not None)
+        if limits.memory_bytes is not None and (used := child.memory_bytes()) > limits.memory_bytes:
+            raise AttemptFailedError(
+                f"its process took {used / 1e9:.2f} GB, more than the {limits.memory_bytes / 1e9:.2f} GB allowed",
+                video_id,
+            )
+        check()
