@@ -27,7 +27,8 @@ from pipeline.cli import (
     plain_errors,
     printable,
 )
-from pipeline.cluster import KINDS, ClusterError, Engine, TlsFiles
+from pipeline.cluster import ClusterError, Engine
+from pipeline.cluster_options import KINDS, TlsFiles
 from pipeline.config import Settings
 from pipeline.device import Device
 from pipeline.errors import InputError
@@ -144,6 +145,8 @@ def _extract(request: _Request) -> tuple[Todo, int]:
     state = _state(store)
     with Ledger() as ledger:
         todo = _take_stock(request, ledger, store)
+        if not request.videos.lines:
+            click.echo(f"videos: {todo.num_asked:,}", err=True)
         for note in _notes(request, store, todo):
             click.echo(note, err=True)
         num_workers, bounds = request.workers_and_bounds(todo)

@@ -8,15 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 
 from pipeline.attempts import Task
-from pipeline.cluster import (
-    Engine,
-    TlsFiles,
-    exposure_warning,
-    local_cluster,
-    managed_cluster,
-    remote_cluster,
-    threads_per_worker,
-)
+from pipeline.cluster import Engine, local_cluster, managed_cluster, remote_cluster, threads_per_worker
+from pipeline.cluster_options import TlsFiles, exposure_warning
 from pipeline.device import Device, choose_device, visible_gpus
 from pipeline.job import supervised, unsupervised
 from pipeline.runs import Run

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import dask
 import psutil
 import pytest
 import yaml
@@ -24,19 +25,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from dask_kubernetes.operator import make_cluster_spec
 
-from pipeline.cluster import (
-    KINDS,
-    ClusterError,
-    Engine,
-    TlsFiles,
-    exposure_warning,
-    local_cluster,
-    make_cluster,
-    managed_cluster,
-    plan_cluster,
-    remote_cluster,
-    run_on_cluster,
-)
+from pipeline.cluster import Engine, local_cluster, make_cluster, managed_cluster, remote_cluster, run_on_cluster
+from pipeline.cluster_options import KINDS, ClusterError, TlsFiles, exposure_warning, plan_cluster
 from tests.test_cluster import DEADLINE_SECONDS, dask_command, free_port
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "cluster.md").read_text(encoding="utf-8")
@@ -425,6 +415,19 @@ def test_the_dashboard_is_for_this_machine_unless_it_is_asked_for(options: Calla
     assert scheduler_options() == {"dashboard_address": "127.0.0.1:0"}
     assert scheduler_options(scheduler_options={"interface": "ib0"})["interface"] == "ib0"
     assert scheduler_options(scheduler_options={"dashboard_address": ":8787"}) == {"dashboard_address": ":8787"}
+
+
+def test_what_dask_is_configured_to_counts_where_the_options_are_silent(
+    options: Callable[..., str], tmp_path: Path
+) -> None:
+    with dask.config.set({"jobqueue.pbs.shared-temp-directory": "/my keys"}):
+        with pytest.raises(ClusterError, match="job scripts can't name '/my keys', for its spaces"):
+            managed_cluster("pbs", options(cluster=JOB, scale=1)).__enter__()
+        plan = plan_cluster("pbs", options(cluster={**JOB, "shared_temp_directory": str(tmp_path)}, scale=1))
+    assert plan.keys_folder == str(tmp_path)
+    of_dask = {"jobqueue.other.scheduler_options": {"interface": "ib0"}}
+    plan = plan_cluster("pbs", options(cluster={**JOB, "config_name": "other"}, scale=1), configured=of_dask.get)
+    assert plan.keywords["scheduler_options"] == {"dashboard_address": "127.0.0.1:0", "interface": "ib0"}
 
 
 @pytest.fixture

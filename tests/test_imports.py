@@ -41,9 +41,9 @@ SOLE_IMPORTER: Mapping[str, str] = {
     "facenet_pytorch": "pipeline.detect",
     "dask": "pipeline.cluster",
     "distributed": "pipeline.cluster",
-    "dask_jobqueue": "pipeline.cluster",
-    "dask_kubernetes": "pipeline.cluster",
-    "dask_cuda": "pipeline.cluster",
+    "dask_jobqueue": "pipeline.cluster_options",
+    "dask_kubernetes": "pipeline.cluster_options",
+    "dask_cuda": "pipeline.cluster_options",
 }
 LIGHT = ("store", "files", "schema", "writer", "upkeep")
 """Modules of the pipeline that a reader of a store needs, who may have neither torch nor dask."""
