@@ -48,6 +48,9 @@ MAX_FPS = 240.0
 GRID_TOLERANCE = 0.25
 """In frame intervals. Containers that round to a millisecond are off by at most 0.12 of one at 240 fps."""
 
+MAX_FRAME_PIXELS = 2**26
+"""Twice 8K. A damaged header may promise a hundred times that, and decoders believe it: 12 bytes a pixel."""
+
 HEADER_MARGIN = 4
 """How many frames a header may promise too many before ``sampled`` pays for a second pass to get the last frame."""
 
@@ -132,13 +135,19 @@ class VideoReader:
         self._failed_frames: list[int] = []
         self._started = False
         self._capture = self._timed(partial(_open, path, num_threads))
+        self.info = _info(self._capture)
+        if self.info.width * self.info.height > MAX_FRAME_PIXELS:
+            self._capture.release()
+            raise VideoDecodeError(
+                f"{path} has frames of {self.info.width} x {self.info.height} pixels, more than {MAX_FRAME_PIXELS:,}: "
+                "its header is damaged, or it is larger than anything that faces are looked for in; scale it down first"
+            )
         if self._timed(partial(_is_interlaced, path)):
             self._capture.release()
             raise VideoDecodeError(
                 f"{path} is interlaced: OpenCV can't convert it to RGB; "
                 "deinterlace it first (ffmpeg -i IN -vf yadif -c:v libx264 OUT.mp4)"
             )
-        self.info = _info(self._capture)
         self._clock = FrameClock(self.info.fps_from_header)
 
     def __enter__(self) -> Self:

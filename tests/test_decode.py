@@ -536,3 +536,15 @@ def test_a_header_may_promise_too_much(media: Path) -> None:
     with VideoReader(str(media / "clips" / "noface_pyfeat.mp4")) as reader:
         assert reader.info.num_frames_from_header == 98
         assert max(indices(reader.frames(lambda index: index > 90))) == 94
+
+
+def test_frames_too_large_to_be_true_are_refused_before_they_are_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_video(tmp_path / "a.mp4", moving_square(3, 96, 64))
+    monkeypatch.setattr(decode, "MAX_FRAME_PIXELS", 96 * 64)
+    with VideoReader(str(path)) as reader:
+        assert len(list(reader.frames())) == 3
+    monkeypatch.setattr(decode, "MAX_FRAME_PIXELS", 96 * 64 - 1)
+    with pytest.raises(VideoDecodeError, match="frames of 96 x 64 pixels, more than 6,143"):
+        VideoReader(str(path))
