@@ -161,7 +161,7 @@ class Videos:
     def batches(self) -> Iterator[list[VideoRef]]:
         """All videos in the order of the index, or the first ``limit`` of them."""
         left = self.limit
-        for batch in iter_index(self.name) if self._refs is None else batched(self._refs, BATCH_ROWS):
+        for batch in iter_index(self.name, BATCH_ROWS) if self._refs is None else batched(self._refs, BATCH_ROWS):
             taken = list(batch[:left])
             if taken:
                 yield taken
@@ -416,7 +416,7 @@ def _check_rows(path: str, stored: pa.Table) -> list[VideoRef]:
     rows = table.to_pylist()
     for row in rows:
         video_id = row["video_id"]
-        if any(part in {"", ".", ".."} for part in video_id.split("/")):
+        if "\0" in video_id or any(part in {"", ".", ".."} for part in video_id.split("/")):
             raise IndexFormatError(
                 f"{path!r} has the video_id {video_id!r}, which isn't a path below a folder; {_REMEDY}"
             )

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -138,10 +139,17 @@ class FaceStore:
                 raise ValueError("the array ends before")
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             raise StoreFormatError(
-                f"{self.url}/arrays/{name}: rows [{row_start}, {row_stop}) can't be read "
-                f"({type(error).__name__}: {error}); 'python -m pipeline.store verify' lists all that is damaged"
+                f"{self.url}/arrays/{name}: rows [{row_start}, {row_stop}) can't be read, {self._describe(track)} "
+                f"({type(error).__name__}: {error}); 'python -m pipeline.store verify' lists all that is damaged, and "
+                "with --repair drops it, so that the next extraction does it again"
             ) from error
         return frames[::step]
+
+    def _describe(self, track: int | Mapping[str, Any]) -> str:
+        columns = ["video_id", "track_id", "array"]
+        row = track if isinstance(track, Mapping) else self.read_table("tracks", columns).slice(track, 1).to_pylist()[0]
+        partition = str(row["array"]).rsplit("-", 1)[0]
+        return f"track {row.get('track_id')} of video {row.get('video_id')!r} in {partition}"
 
     @cached_property
     def _placements(self) -> tuple[pa.ChunkedArray, Any, Any]:
@@ -238,17 +246,18 @@ def _commands() -> Any:
     def verify(store: str, repair: bool, debug: bool) -> None:
         with plain_errors(debug):
             opened = FaceStore.open(store)
-            num_problems = 0
-            broken: dict[str, None] = {}
-            for partition_name, problem in find_problems(opened):
-                num_problems += 1
-                broken[partition_name] = None
-                click.echo(printable(problem))
-            click.echo(f"{len(opened.partition_names)} partitions checked, {num_problems} problems")
+            # Alone from the start: what was found broken must not be somebody's new work when it is dropped.
+            with only_run(opened.files) if repair else nullcontext():
+                num_problems = 0
+                broken: dict[str, None] = {}
+                for partition_name, problem in find_problems(opened):
+                    num_problems += 1
+                    broken[partition_name] = None
+                    click.echo(printable(problem))
+                click.echo(f"{len(opened.partition_names)} partitions checked, {num_problems} problems")
+                for partition_name in broken if repair else ():
+                    drop_partition(opened, partition_name)
             if repair and broken:
-                with only_run(opened.files):
-                    for partition_name in broken:
-                        drop_partition(opened, partition_name)
                 click.echo(f"{len(broken)} partitions dropped; the extraction that made them does them again")
         if num_problems and not repair:
             raise SystemExit(1)

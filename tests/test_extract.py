@@ -25,9 +25,11 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
+from pipeline.catalog import build_index, write_index
 from pipeline.cluster import remote_cluster
 from pipeline.extract import main
 from pipeline.files import StoreFiles, write_file
+from pipeline.runs import only_run
 from pipeline.store import FaceStore
 from pipeline.upkeep import find_orphans, verify_store
 from tests.disks import small_disk
@@ -359,6 +361,7 @@ def is_running(process: psutil.Process) -> bool:
         (0, signal.SIGINT, False),
         (0, signal.SIGTERM, False),
         pytest.param(2, signal.SIGINT, True, marks=pytest.mark.cluster),
+        pytest.param(2, signal.SIGTERM, False, marks=pytest.mark.cluster),
     ],
 )
 def test_an_interrupted_run_says_so_and_goes_on_later(
@@ -604,7 +607,82 @@ def test_a_scheduler_that_isnt_there_is_exit_code_1_in_words(
     assert not (tmp_path / "store").exists(), "no empty store is left behind"
 
 
-def test_workers_and_a_scheduler_exclude_each_other(videos: Path, tmp_path: Path) -> None:
-    ended = extract(videos, tmp_path / "store", "--workers", 2, "--scheduler", "tcp://127.0.0.1:9")
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (("--workers", 2, "--scheduler", "tcp://127.0.0.1:9"), "--workers"),
+        (("--workers", 2, "--scheduler", "tcp://127.0.0.1:9", "--cluster", "slurm"), "exclude each other"),
+        (("--workers", 2, "--cluster-options", "x.yaml"), "name its kind"),
+        (("--workers", 2, "--tls-ca-file", "ca.pem"), "go together"),
+        (("--workers", 2, "--tls-ca-file", "a", "--tls-cert", "b", "--tls-key", "c"), "are for a --scheduler"),
+        (("--workers", 2, "--cluster", "slum"), "'slum' is not one of"),
+        (("--workers", 2, "--video-timeout", -1), "--video-timeout"),
+        (("--workers", 2, "--max-attempts", 0), "--max-attempts"),
+    ],
+)
+def test_flags_that_dont_go_together_are_bad_usage(
+    videos: Path, tmp_path: Path, flags: tuple[object, ...], named: str
+) -> None:
+    ended = extract(videos, tmp_path / "store", *flags)
     assert ended.exit_code == 2
-    assert "--workers" in ended.stderr
+    assert named in ended.stderr
+    assert not (tmp_path / "store").exists()
+
+
+def test_an_open_scheduler_is_warned_about(videos: Path, params: Path, tmp_path: Path) -> None:
+    command = [str(videos), str(tmp_path / "s"), "--params", str(params), "--scheduler", "tcp://10.0.0.5:8786"]
+    result = CliRunner().invoke(main, [*command, "--dry-run"])
+    assert result.exit_code == 0
+    assert "warning: the dask scheduler at tcp://10.0.0.5:8786 is open: anyone" in result.stderr
+    assert "by the workers of tcp://10.0.0.5:8786" in result.stdout
+
+
+def test_an_index_is_extracted_like_its_folder_and_has_no_video_twice(
+    finished: tuple[Path, Ended], videos: Path, params: Path, tmp_path: Path
+) -> None:
+    refs, _ = build_index(str(videos))
+    index = tmp_path / "videos.parquet"
+    write_index(str(index), refs)
+    assert extract(index, tmp_path / "store", "--params", params).exit_code == 0
+    assert digest(tmp_path / "store") == digest(finished[0])
+    write_index(str(index), [*refs, refs[0]])
+    ended = extract(index, tmp_path / "other", "--params", params)
+    assert ended.exit_code == 2
+    assert f"the video_id {refs[0].video_id!r} twice" in ended.stderr
+    assert not (tmp_path / "other").exists()
+
+
+def test_failures_are_retried_only_where_they_were_asked_for(
+    copy: Path, videos: Path, params: Path, tmp_path: Path
+) -> None:
+    before = statuses(copy)
+    assert extract(videos / "one.mp4", copy, "--params", params, "--retry-failed").exit_code == 0
+    assert statuses(copy) == before, "text.mp4 wasn't asked for, and keeps its row"
+
+
+def test_what_a_killed_run_left_is_cleared_away_by_the_next(copy: Path, videos: Path, params: Path) -> None:
+    before = digest(copy)
+    array = copy / "arrays" / "part-00007-0123abcd.zarr"
+    array.mkdir()
+    (copy / "runs" / "part-00007.json").write_text(json.dumps({"array": array.name}))
+    (copy / "tracks" / "part-00007.parquet").write_bytes(b"half")
+    assert extract(videos, copy, "--params", params).exit_code == 0
+    assert not array.exists()
+    assert digest(copy) == before
+    assert_whole(copy)
+
+
+def test_a_store_that_somebody_writes_to_is_refused_and_left_alone(
+    copy: Path, videos: Path, params: Path, tmp_path: Path
+) -> None:
+    inputs = Path(shutil.copytree(videos, tmp_path / "inputs"))
+    face_video(inputs / "new.mp4")
+    with only_run(StoreFiles(str(copy))):
+        before = contents(copy)
+        ended = extract(inputs, copy, "--params", params)
+        assert ended.exit_code == 1
+        assert re.search(r"another run writes to .* \(process \d+ on ", ended.stderr)
+        assert contents(copy) == before
+        assert extract(videos, copy, "--params", params).exit_code == 0, "with nothing to do there is nothing to refuse"
+    assert extract(inputs, copy, "--params", params).exit_code == 0
+    assert statuses(copy)["new.mp4"] == "ok"

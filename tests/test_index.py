@@ -24,6 +24,7 @@ from pipeline.catalog import (
     IndexFormatError,
     IndexReport,
     NoVideosError,
+    Videos,
     build_index,
     find_videos,
     read_index,
@@ -225,7 +226,7 @@ def test_many_notes_are_cut_short() -> None:
 a_ref = st.builds(
     VideoRef,
     video_id=st.lists(
-        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/."), min_size=1), min_size=1
+        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/.\0"), min_size=1), min_size=1
     ).map("/".join),
     path=st.text(st.characters(exclude_categories=["Cs"])),
     size_bytes=st.integers(0, 2**63 - 1),
@@ -397,3 +398,31 @@ def test_an_interrupt_is_exit_code_130(tmp_path: Path, monkeypatch: pytest.Monke
     tree(tmp_path, "a.mp4")
     monkeypatch.setattr(os, "scandir", interrupted)
     assert invoke(tmp_path, tmp_path / "out.parquet").exit_code == 130
+
+
+# In batches
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(None, [3, 3, 1]), (4, [3, 1]), (3, [3]), (100, [3, 3, 1])])
+def test_videos_come_in_batches_as_often_as_they_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int | None, expected: list[int]
+) -> None:
+    monkeypatch.setattr("pipeline.catalog.BATCH_ROWS", 3)
+    for number in range(7):
+        (tmp_path / f"{number}.mp4").touch()
+    refs, _ = build_index(str(tmp_path))
+    write_index(str(tmp_path / "index.parquet"), refs)
+    for where in (tmp_path, tmp_path / "index.parquet"):
+        videos = Videos(str(where), None, limit)
+        for _ in range(2):
+            batches = list(videos.batches())
+            assert [ref for batch in batches for ref in batch] == refs[:limit]
+            assert [len(batch) for batch in batches] == expected
+
+
+def test_an_index_without_rows_is_refused_before_anything_is_done(tmp_path: Path) -> None:
+    write_index(str(tmp_path / "index.parquet"), [])
+    with pytest.raises(NoVideosError, match="without rows"):
+        Videos(str(tmp_path / "index.parquet"))
+    with pytest.raises(LabelError, match="labels of its own"):
+        Videos(str(tmp_path / "index.parquet"), "labels.csv")

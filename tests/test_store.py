@@ -427,6 +427,16 @@ def test_an_attempt_that_ends_without_a_commit_leaves_nothing(tmp_path: Path) ->
 # Digest
 
 
+def test_a_damaged_shard_is_named_with_its_partition_and_track(tmp_path: Path) -> None:
+    store = small_store(tmp_path / "store")
+    for shard in shard_files(store.url):
+        shard.write_bytes(b"")
+    for track in (1, store.tracks.to_pylist()[1]):
+        with pytest.raises(StoreFormatError, match=r"track 1 of video 'a/x.mp4' in part-00000") as caught:
+            FaceStore.open(store.url).frames(track)
+        assert store.url in str(caught.value)
+
+
 @given(st.data())
 @settings(deadline=None, max_examples=10)
 def test_the_digest_says_nothing_of_how_the_work_was_cut_up(data: st.DataObject) -> None:
