@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 MEDIA ?= ../shared/media
 
-.PHONY: setup test lint types unit demo repro bench bench-learning clean
+.PHONY: setup test lint types unit test-faults demo repro bench bench-learning clean
 
 setup: $(INSTALLED)
 
@@ -27,6 +27,10 @@ types: $(INSTALLED)
 
 unit: $(INSTALLED)
 	$(BIN)/python -m pytest
+
+# Kills, hangs, full disks and damaged files, in real runs: a quarter of an hour.
+test-faults: $(INSTALLED)
+	$(BIN)/python -m pytest -m faults
 
 demo: repro
 	$(BIN)/python -m pipeline.store verify data/store

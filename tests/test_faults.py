@@ -7,22 +7,31 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
+from time import monotonic
 from typing import Any
 
+import psutil
 import pyarrow.compute as pc
 import pytest
 
+from pipeline.cluster import remote_cluster
 from pipeline.store import FaceStore
 from pipeline.upkeep import find_orphans, verify_store
 from tests.disks import small_disk
 from tests.faces import Face, face_video
 from tests.stores import change_table
+from tests.test_cluster import dask_command, free_port
 
 pytestmark = pytest.mark.faults
 
@@ -32,6 +41,10 @@ MAX_ATTEMPTS = 2
 VIDEO_TIMEOUT_SECONDS = 8
 # Shards so small that each video writes some of its own.
 PARAMS = "crop: {size: 48}\nstore: {chunk_frames: 4, shard_frames: 16}\nextract: {videos_per_partition: 2}\n"
+SLOW_PARAMS = (
+    PARAMS.replace("videos_per_partition: 2", "videos_per_partition: 1")
+    + "detect: {every_n_frames: 1, whole_frame_every: 1}\n"
+)
 NUM_VIDEOS = 12
 VICTIM = "07.mp4"
 STAGES = ("decode", "detect", "crop", "array write", "commit")
@@ -212,3 +225,238 @@ def test_a_disk_that_fills_up_ends_the_run_and_loses_nothing(inputs: Inputs, tmp
         assert run(arguments).exit_code == 0
         assert digest(store) == digest(inputs.store)
         assert_whole(store)
+
+
+# --- the client ---
+
+
+@pytest.fixture(scope="module")
+def thirty(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    """More videos, each of them with more work."""
+    folder = tmp_path_factory.mktemp("thirty")
+    videos, params, store = folder / "videos", folder / "params.yaml", folder / "undisturbed"
+    videos.mkdir()
+    params.write_text(SLOW_PARAMS)
+    for number in range(30):
+        face_video(videos / f"{number:02d}.mp4", 50 + number, [Face(speed=(0.3, 0.2))])
+    assert run(command(videos, store, params, "--workers", 2)).exit_code == 0
+    return Inputs(videos, params, store, statuses(store))
+
+
+def start(arguments: list[str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        arguments, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen[str]) -> Ended:
+    try:
+        _, stderr = process.communicate(timeout=DEADLINE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise
+    assert "Traceback" not in stderr, stderr[-3000:]
+    return Ended(process.returncode, stderr)
+
+
+def begun(store: Path) -> set[str]:
+    """Attempts that are under way."""
+    folder = store / "runs"
+    return {path.name for path in folder.iterdir() if path.name.startswith("part-")} if folder.is_dir() else set()
+
+
+def committed(store: Path) -> set[str]:
+    folder = store / "videos"
+    return {path.name for path in folder.iterdir() if path.name.startswith("part-")} if folder.is_dir() else set()
+
+
+def wait_for_another(names: Callable[[Path], set[str]], store: Path, process: subprocess.Popen[str]) -> None:
+    """Until there is a name more than at first: an attempt begun, or a partition committed."""
+    before = names(store)
+    deadline = monotonic() + DEADLINE_SECONDS
+    between_looks = Event()
+    while names(store) <= before:
+        assert process.poll() is None, finish(process)
+        assert monotonic() < deadline, "nothing happened"
+        between_looks.wait(0.005)
+
+
+def test_twenty_kills_of_the_client_lose_nothing(thirty: Inputs, tmp_path: Path) -> None:
+    """At random moments: amid imports, amid the start of the cluster, amid the work of both workers."""
+    rng = random.Random(20)
+    store = tmp_path / "store"
+    arguments = command(thirty.videos, store, thirty.params, "--workers", 2)
+    progress = []
+    for _ in range(20):
+        process = start(arguments)
+        when = rng.choice(["any time", "amid an attempt", "after a commit"])
+        if when == "any time":
+            Event().wait(rng.uniform(0.1, 5))
+        else:
+            wait_for_another(begun if when == "amid an attempt" else committed, store, process)
+            Event().wait(rng.uniform(0, 0.5))
+        assert process.poll() is None, "it was killed at work"
+        process.kill()
+        process.communicate()
+        progress.append(len(statuses(store)) if (store / "store.json").exists() else 0)
+    assert progress == sorted(progress), "what was committed stays"
+    assert 0 < progress[-1] < 30
+    ended = finish(start(arguments))
+    assert ended.exit_code == 0
+    assert statuses(store) == thirty.statuses
+    assert digest(store) == digest(thirty.store)
+    assert_whole(store)
+
+
+def test_two_clients_at_once_do_every_video_once(inputs: Inputs, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    arguments = command(inputs.videos, store, inputs.params)
+    both = [finish(process) for process in [start(arguments), start(arguments)]]
+    assert sorted(ended.exit_code for ended in both) == [0, 1]
+    (refused,) = [ended for ended in both if ended.exit_code]
+    assert "another run" in refused.stderr
+    assert digest(store) == digest(inputs.store)
+    assert_whole(store)
+
+
+# --- somebody's scheduler ---
+
+
+@contextmanager
+def scheduler(folder: Path) -> Iterator[str]:
+    """A ``dask scheduler`` without workers; its address."""
+    port = free_port()
+    here = ("--host", "127.0.0.1", "--no-dashboard", "--port", str(port))
+    with dask_command("scheduler", *here):
+        yield f"tcp://127.0.0.1:{port}"
+
+
+@contextmanager
+def worker(address: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    flags = ("--host", "127.0.0.1", "--no-dashboard", "--nthreads", "1", "--local-directory", str(folder))
+    with dask_command("worker", address, *flags) as process:
+        yield process
+
+
+def test_a_worker_that_is_killed_and_one_that_comes_late(thirty: Inputs, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    with (
+        scheduler(tmp_path) as address,
+        worker(address, tmp_path / "one"),
+        worker(address, tmp_path / "two") as doomed,
+        remote_cluster(address, timeout_seconds=DEADLINE_SECONDS) as engine,
+    ):
+        engine.client.wait_for_workers(2, timeout=DEADLINE_SECONDS)
+        process = start(command(thirty.videos, store, thirty.params, "--scheduler", address))
+        wait_for_another(begun, store, process)
+        wait_for_another(begun, store, process)
+        # The machine is gone: the nanny first, or it would start another worker.
+        for one in [psutil.Process(doomed.pid), *psutil.Process(doomed.pid).children(recursive=True)]:
+            one.kill()
+        with worker(address, tmp_path / "late"):
+            ended = finish(process)
+    assert ended.exit_code == 0
+    assert "attempts were lost or failed, and made up for" in ended.stderr
+    assert statuses(store) == thirty.statuses
+    assert digest(store) == digest(thirty.store)
+    assert_whole(store)
+
+
+def test_workers_that_outlive_their_client_dont_meddle_with_the_next_one(thirty: Inputs, tmp_path: Path) -> None:
+    """The next client comes at once, while the workers are still at what the killed one had asked for."""
+    store = tmp_path / "store"
+    with (
+        scheduler(tmp_path) as address,
+        worker(address, tmp_path / "one"),
+        worker(address, tmp_path / "two"),
+        remote_cluster(address, timeout_seconds=DEADLINE_SECONDS) as engine,
+    ):
+        engine.client.wait_for_workers(2, timeout=DEADLINE_SECONDS)
+        arguments = command(thirty.videos, store, thirty.params, "--scheduler", address)
+        process = start(arguments)
+        for _ in range(2):
+            wait_for_another(begun, store, process)
+        process.kill()
+        process.communicate()
+        assert begun(store), "they are still at work"
+        ended = finish(start(arguments))
+    assert ended.exit_code == 0
+    assert statuses(store) == thirty.statuses
+    assert digest(store) == digest(thirty.store)
+    assert_whole(store)
+
+
+def test_a_worker_that_is_told_to_go_costs_an_attempt(thirty: Inputs, tmp_path: Path) -> None:
+    """SIGTERM, as a spot instance gets it two minutes before its end."""
+    store = tmp_path / "store"
+    with (
+        scheduler(tmp_path) as address,
+        worker(address, tmp_path / "one"),
+        worker(address, tmp_path / "two") as leaving,
+        remote_cluster(address, timeout_seconds=DEADLINE_SECONDS) as engine,
+    ):
+        engine.client.wait_for_workers(2, timeout=DEADLINE_SECONDS)
+        process = start(command(thirty.videos, store, thirty.params, "--scheduler", address))
+        for _ in range(2):
+            wait_for_another(begun, store, process)
+        leaving.send_signal(signal.SIGTERM)
+        leaving.wait(DEADLINE_SECONDS)
+        ended = finish(process)
+    assert ended.exit_code == 0
+    assert statuses(store) == thirty.statuses
+    assert digest(store) == digest(thirty.store)
+    assert_whole(store)
+
+
+# --- files of every kind of damage ---
+
+
+def mutated(data: bytes, rng: random.Random) -> bytes:
+    """Bytes flipped, a part cut off, or parts put elsewhere."""
+    kind = rng.choice(["flip", "flip in the header", "truncate", "splice"])
+    if kind == "truncate":
+        return data[: rng.randrange(len(data))]
+    if kind == "splice":
+        first, second = sorted(rng.sample(range(len(data)), 2))
+        at = rng.randrange(len(data))
+        return data[:at] + data[first:second] + data[at:]
+    changed = bytearray(data)
+    # The tables of an MP4 lie at its end, those of the others at the beginning.
+    parts = (
+        [range(len(data))] if kind == "flip" else [range(min(2000, len(data))), range(len(data) * 9 // 10, len(data))]
+    )
+    for _ in range(rng.choice([1, 3, 10, 100])):
+        changed[rng.choice(rng.choice(parts))] = rng.randrange(256)
+    return bytes(changed)
+
+
+def test_500_damaged_videos_have_500_rows(tmp_path: Path) -> None:
+    rng = random.Random(500)
+    folder, store, params = tmp_path / "videos", tmp_path / "store", tmp_path / "params.yaml"
+    folder.mkdir()
+    params.write_text("crop: {size: 32}\n")
+    whole = [face_video(tmp_path / f"whole.{ending}", 40) for ending in ("mp4", "mkv", "avi")]
+    for number in range(500):
+        source = whole[number % 3]
+        (folder / f"{number:03d}{source.suffix}").write_bytes(mutated(source.read_bytes(), rng))
+    process = start(command(folder, store, params, "--workers", 2, "--video-timeout", 30))
+    peaks: dict[int, int] = {}
+    between_looks = Event()
+    while process.poll() is None:
+        for one in psutil.Process(process.pid).children(recursive=True):
+            try:
+                peaks[one.pid] = max(peaks.get(one.pid, 0), one.memory_info().rss)
+            except psutil.NoSuchProcess:
+                continue
+        between_looks.wait(0.05)
+    ended = finish(process)
+    assert ended.exit_code == 0
+    found = statuses(store)
+    assert len(found) == 500
+    counts = Counter(found.values())
+    assert counts["decode_error"] > 50
+    assert counts["ok"] > 50
+    assert counts["failed"] == 0, "damage is what a decoder is for"
+    assert max(peaks.values()) < 1.5e9
+    assert_whole(store)
