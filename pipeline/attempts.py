@@ -42,9 +42,9 @@ def after_failure(task: Task, failure: AttemptFailedError, max_attempts: int) ->
         return [Retry((ref,), 0) for ref in videos], []
     others = tuple(ref for ref in videos if culprit is not None and ref != culprit)
     suspect = culprit or videos[0]
-    # What failed before failed as a whole, for this video or another.
+    # What failed before failed as a whole, for this video or another: it counts for none of them alone.
     num_failed = 1 if others else task.num_failed + 1
-    retries = [Retry(others, task.num_failed)] if others else []
+    retries = [Retry(others, task.num_failed if len(others) > 1 else 0)] if others else []
     if not failure.is_final and num_failed < max_attempts:
         return [*retries, Retry((suspect,), num_failed)], []
     return retries, [_given_up(suspect, failure, num_failed)]

@@ -47,8 +47,8 @@ def serve(connection: Connection) -> None:
             answer = ("error", error)
         try:
             connection.send(answer)
-        except (TypeError, AttributeError, ValueError):
-            connection.send(("error", RuntimeError(repr(answer[1]))))
+        except Exception as error:  # What can't be pickled raises errors of all kinds.
+            connection.send(("error", RuntimeError(f"its {type(answer[1]).__name__} can't be sent: {error}")))
 
 
 def main() -> None:

@@ -172,7 +172,7 @@ class Extraction:
         self.num_lost += 1
         is_innocent = isinstance(done.error, WorkerDiedError) and not was_begun(self._files, partition.name)
         failure = _as_failure(done.error)
-        if settle(self._files, partition.name, is_over=failure is None or failure.is_over):
+        if settle(self._files, partition.name):
             yield _progress(partition, [])
         elif is_innocent:
             self._again.append(Retry(partition.videos, done.item.num_failed))
@@ -207,7 +207,7 @@ def _as_failure(error: BaseException) -> AttemptFailedError | None:
         return error
     if isinstance(error, AttemptLostError | WorkerDiedError | PartitionTakenError):
         reason = "its worker was lost: killed, out of memory, or cut off from the scheduler"
-        return AttemptFailedError(reason, None, is_over=False)
+        return AttemptFailedError(reason, None)
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -58,7 +59,8 @@ class Ledger:
         Returns:
             Those that had been already.
         """
-        again = self._among("asked", [ref.video_id for ref in refs])
+        counts = Counter(ref.video_id for ref in refs)
+        again = self._among("asked", list(counts)) + [video_id for video_id, count in counts.items() if count > 1]
         self._database.executemany("INSERT OR IGNORE INTO asked VALUES (?)", [(ref.video_id,) for ref in refs])
         return again
 

@@ -12,7 +12,7 @@ from pipeline.types import VideoRef
 WINDOW_VIDEOS = 4096
 """So many videos are ordered by size at a time; they are all of the index that is in memory."""
 PARTITIONS_PER_WORKER = 4
-"""At least so many for each, while there are videos enough, so that they end at nearly the same time."""
+"""About so many for each, while there are videos enough, so that they end at nearly the same time."""
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import secrets
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from time import monotonic, time
@@ -48,6 +49,9 @@ CHECK_SECONDS = 10.0
 """How often an attempt looks whether its run goes on."""
 
 _FOLDER = "runs"
+_RUN_FILE = re.compile(r"run-(\d+)\.json")
+_TYPES: dict[Any, Callable[[Any], Any]] = {"int": int, "str": str, "float": float, "bool": bool}
+"""Of a run's fields, by their annotations: what is read from a file is not trusted to have them."""
 
 
 class StoreBusyError(WriteError):
@@ -72,8 +76,8 @@ class Run:
     """Random: tells two runs of the same number apart."""
     machine: str
     pid: int
-    process_started: float
-    """Seconds since the epoch; a process number may come again."""
+    process_start: str
+    """When that process began; a process number may come again."""
     renewed: float
     """Seconds since the epoch, by the clock of the run's machine."""
     has_ended: bool = False
@@ -87,8 +91,13 @@ class Run:
         if self.has_ended:
             return False
         if self.machine == _this_machine():
-            return _process_start(self.pid) == self.process_started
+            return _process_start(self.pid) == self.process_start
         return time() - self.renewed < SILENT_SECONDS
+
+    def is_latest(self) -> bool:
+        """Whether no other run has taken over."""
+        latest = latest_run(StoreFiles(self.store_url))
+        return latest is not None and latest.token == self.token
 
     def check(self) -> None:
         """Raises RunOverError: it has ended, or another one has taken over."""
@@ -139,27 +148,35 @@ def _this_machine() -> str:
     return " ".join(parts)
 
 
-def _process_start(pid: int) -> float | None:
+def _process_start(pid: int) -> str | None:
+    """When a process of this machine began; None if there is none.
+
+    On Linux in ticks since the system was booted: times of day change when a clock is set.
+    """
     try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
-    except psutil.NoSuchProcess:
+        if Path("/proc/self/stat").exists():
+            # Fields 3 and 22 of proc(5); the second is a name in parentheses, and may hold some itself.
+            fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+            return None if fields[0] == "Z" else fields[19]
+        return str(psutil.Process(pid).create_time())
+    except (OSError, psutil.NoSuchProcess):
         return None
 
 
 def latest_run(files: StoreFiles) -> Run | None:
     """The run that has, or last had, the store; None if there never was one."""
-    names = [name for name in files.names(_FOLDER) if name.startswith("run-")]
+    names = {int(match[1]): name for name in files.names(_FOLDER) if (match := _RUN_FILE.fullmatch(name))}
     if not names:
         return None
-    latest = max(names, key=lambda name: (len(name), name))
+    nobody = Run(files.url, max(names), "", "", 0, "", 0.0, has_ended=True)
+    from_file = [field for field in fields(Run) if field.name not in {"store_url", "number"}]
     try:
-        return Run(**json.loads(files.read(f"{_FOLDER}/{latest}")) | {"store_url": files.url})
+        values = json.loads(files.read(f"{_FOLDER}/{names[nobody.number]}"))
+        return replace(nobody, **{field.name: _TYPES[field.type](values[field.name]) for field in from_file})
     except FileNotFoundError:
         return latest_run(files)  # A later run has replaced it since it was listed.
-    except (ValueError, TypeError):
-        number = int(latest.removeprefix("run-").removesuffix(".json"))
-        return Run(files.url, number, "", "", 0, 0.0, 0.0, has_ended=True)
+    except (ValueError, TypeError, KeyError, OverflowError):
+        return nobody  # Damaged. Whoever it was, fences keep the store whole.
 
 
 def _as_json(values: Any) -> bytes:
@@ -188,17 +205,22 @@ def only_run(files: StoreFiles) -> Iterator[Run]:
         secrets.token_hex(8),
         _this_machine(),
         os.getpid(),
-        _process_start(os.getpid()) or 0.0,
+        _process_start(os.getpid()) or "",
         time(),
     )
     try:
         files.make_folder(_FOLDER)
-        if not files.create(run.file_name, _as_json(asdict(run))):
-            raise StoreBusyError(f"another run has just begun to write to {files.url}; wait for it or stop it")
-        if before is not None:
+        is_first = files.create(run.file_name, _as_json(asdict(run)))
+        if is_first and not run.is_latest():
+            # Others came and went, and one has come, since it was looked at.
+            files.remove(run.file_name)
+            is_first = False
+        if is_first and before is not None:
             files.remove(before.file_name)
     except OSError as error:
         raise WriteError(f"can't write to {files.url}: {error}") from error
+    if not is_first:
+        raise StoreBusyError(f"another run has just begun to write to {files.url}; wait for it or stop it")
     over = threading.Event()
     renewing = threading.Thread(target=_renew, args=(files, run, over), name="renew the run", daemon=True)
     renewing.start()
@@ -262,13 +284,11 @@ def attempts_left(files: StoreFiles) -> list[str]:
     return [name.removesuffix(".json") for name in names]
 
 
-def settle(files: StoreFiles, partition_name: str, is_over: bool = False) -> bool:
+def settle(files: StoreFiles, partition_name: str) -> bool:
     """Make certain that an attempt has been committed or never will be, and remove what it left in the latter case.
 
-    Args:
-        files: of the store.
-        partition_name: the attempt's.
-        is_over: its process is known to have ended. Otherwise the partition is committed in its place, without rows.
+    The partition is then committed in its place, without rows. Also where its process is known to be dead: an engine
+    may have given the same attempt to two of them.
 
     Returns:
         Whether it has been committed.
@@ -277,17 +297,12 @@ def settle(files: StoreFiles, partition_name: str, is_over: bool = False) -> boo
         WriteError: the store can't be written.
     """
     tracks, videos = f"tracks/{partition_name}.parquet", f"videos/{partition_name}.parquet"
+    no_tracks, no_videos = to_parquet(TRACKS_SCHEMA.empty_table()), to_parquet(VIDEOS_SCHEMA.empty_table())
     try:
-        if is_over:
-            committed = files.exists(videos)
-            if not committed:
-                files.remove(tracks)
-        else:
-            no_tracks = to_parquet(TRACKS_SCHEMA.empty_table())
-            files.create(tracks, no_tracks)
-            committed = not files.create(videos, to_parquet(VIDEOS_SCHEMA.empty_table())) and _has_rows(files, videos)
-            if not committed and _has_rows(files, tracks):
-                files.write(tracks, no_tracks)
+        files.create(tracks, no_tracks)
+        committed = not files.create(videos, no_videos) and _has_rows(files, videos)
+        if not committed and _has_rows(files, tracks):
+            files.write(tracks, no_tracks)
         if not committed and (array := _array_of_attempt(files, partition_name)):
             files.remove(f"arrays/{array}")
         end_attempt(files, partition_name)
@@ -302,7 +317,7 @@ def _array_of_attempt(files: StoreFiles, partition_name: str) -> str | None:
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
     # It is removed with all that is in it, so a file that somebody else wrote must not choose what.
-    return name if name.startswith(f"{partition_name}-") and "/" not in name else None
+    return name if re.fullmatch(rf"{re.escape(partition_name)}-[0-9a-f]{{8}}\.zarr", name) else None
 
 
 def _has_rows(files: StoreFiles, name: str) -> bool:

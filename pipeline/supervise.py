@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -61,12 +62,11 @@ class AttemptFailedError(Exception):
         reason: what happened, to follow a colon.
         video_id: what it was at; None: nothing that concerns one video alone.
         is_final: trying again would cost as much and end as badly.
-        is_over: the process is known to have ended.
     """
 
-    def __init__(self, reason: str, video_id: str | None, is_final: bool = False, is_over: bool = True) -> None:
-        super().__init__(reason, video_id, is_final, is_over)
-        self.reason, self.video_id, self.is_final, self.is_over = reason, video_id, is_final, is_over
+    def __init__(self, reason: str, video_id: str | None, is_final: bool = False) -> None:
+        super().__init__(reason, video_id, is_final)
+        self.reason, self.video_id, self.is_final = reason, video_id, is_final
 
     def __str__(self) -> str:
         return self.reason
@@ -89,18 +89,12 @@ class _Child:
         except psutil.NoSuchProcess:
             return 0
 
-    def kill(self) -> bool:
-        """Returns whether it is gone; what waits for a dead disk can't be killed."""
-        self._process.kill()
-        return self.wait()
-
-    def wait(self) -> bool:
+    def kill(self) -> None:
+        """End it, if it hasn't ended; what waits for a dead disk goes when the disk comes back."""
         self._connection.close()
-        try:
+        self._process.kill()
+        with suppress(subprocess.TimeoutExpired):
             self._process.wait(_KILL_SECONDS)
-        except subprocess.TimeoutExpired:
-            return False
-        return True
 
     def how_it_ended(self) -> str:
         code = self._process.returncode
@@ -108,7 +102,8 @@ class _Child:
             return "its process broke the connection"
         if code >= 0:
             return f"its process ended with exit code {code}"
-        name = signal.Signals(-code).name
+        known = {number.value: number.name for number in signal.Signals}
+        name = known.get(-code, f"signal {-code}")
         hint = " (by hand, or by the system when memory runs out)" if -code == signal.SIGKILL else ""
         return f"its process was ended by {name}{hint}"
 
@@ -132,17 +127,21 @@ def supervise(item: Any, call: Call, limits: Limits, check: Callable[[], None]) 
         AttemptFailedError: the child died or was killed.
         Exception: what the function raised.
     """
-    child = getattr(_of_thread, "child", None)
-    if child is None or not _taken(child, item, call):
-        # None yet, or one that went home since it had nothing to do.
-        child = _of_thread.child = _Child()
-        child.connection.send((item, call))
+    child: _Child | None = getattr(_of_thread, "child", None)
+    if child is not None and not _taken(child, item, call):
+        child = None  # It went home since it had nothing to do.
     try:
+        if child is None:
+            child = _of_thread.child = _Child()
+            child.connection.send((item, call))
         kind, value = _watch(child, limits, check)
     except BaseException as error:
         _of_thread.child = None
-        if not child.kill() and isinstance(error, AttemptFailedError):
-            error.is_over = False
+        if child is None:
+            raise
+        child.kill()
+        if isinstance(error, BrokenPipeError):
+            raise AttemptFailedError(child.how_it_ended(), None) from None
         raise
     if kind == "error":
         raise value
@@ -150,21 +149,22 @@ def supervise(item: Any, call: Call, limits: Limits, check: Callable[[], None]) 
 
 
 def _taken(child: _Child, item: Any, call: Call) -> bool:
-    """Whether a child that has worked before takes another item."""
+    """Whether a child that has worked before takes another item; one that doesn't is ended."""
     try:
         child.connection.send((item, call))
-        # Cleared for _watch, which meets it again from a new child only.
-        return bool(child.connection.recv() == ("taken", None))
+        if child.connection.poll(_KILL_SECONDS) and child.connection.recv() == ("taken", None):
+            return True
     except (EOFError, OSError):
-        child.wait()
-        return False
+        pass
+    child.kill()
+    return False
 
 
 def _watch(child: _Child, limits: Limits, check: Callable[[], None]) -> tuple[str, Any]:
     """The child's answer."""
     video_id: str | None = None
     allowed_seconds: float | None = START_SECONDS
-    since = monotonic()
+    since = looked = monotonic()
     while True:
         try:
             if child.connection.poll(_LOOK_SECONDS):
@@ -174,15 +174,17 @@ def _watch(child: _Child, limits: Limits, check: Callable[[], None]) -> tuple[st
                 if kind == "at":
                     video_id, allowed_seconds = value, limits.video_seconds
                 since = monotonic()
-                continue
         except (EOFError, OSError):
-            is_over = child.wait()
-            raise AttemptFailedError(child.how_it_ended(), video_id, is_over=is_over) from None
-        if allowed_seconds is not None and monotonic() - since > allowed_seconds:
+            child.kill()
+            raise AttemptFailedError(child.how_it_ended(), video_id) from None
+        if monotonic() - looked < _LOOK_SECONDS:
+            continue
+        looked = monotonic()
+        if allowed_seconds is not None and looked - since > allowed_seconds:
             raise AttemptFailedError(f"not done after {allowed_seconds:g} s", video_id, is_final=video_id is not None)
         if limits.memory_bytes is not None and (used := child.memory_bytes()) > limits.memory_bytes:
+            allowed_gb = limits.memory_bytes / 1e9
             raise AttemptFailedError(
-                f"its process took {used / 1e9:.2f} GB, more than the {limits.memory_bytes / 1e9:.2f} GB allowed",
-                video_id,
+                f"its process took {used / 1e9:.2f} GB, more than the {allowed_gb:.2f} GB allowed", video_id
             )
         check()

@@ -19,22 +19,28 @@ def find_orphans(store: FaceStore) -> list[str]:
 
     What a run that is alive may still be writing is not among them.
     """
+    latest = latest_run(store.files)
+    return _orphans(store, is_in_work=latest is not None and latest.is_alive())
+
+
+def _orphans(store: FaceStore, is_in_work: bool) -> list[str]:
     files = store.files
-    latest = latest_run(files)
-    in_work = set(attempts_left(files)) if latest is not None and latest.is_alive() else set()
-    committed = set(store.partition_names)
-    referenced = {array for array in store.read_table("tracks", ["array"])["array"].to_pylist() if array is not None}
-    found = [
-        *_temporaries(files),
-        *(
-            f"arrays/{name}"
-            for name in files.names("arrays")
-            if name not in referenced and name.rsplit("-", 1)[0] not in in_work
-        ),
-        *_tables_without_commit(files, committed | in_work),
-        *(f"runs/{name}.json" for name in attempts_left(files) if name not in in_work),
-    ]
-    return sorted(found)
+    # In this order: what is begun or committed meanwhile is then not taken for an orphan.
+    arrays, tables = files.names("arrays"), [name for name in files.names("tracks") if name.endswith(".parquet")]
+    temporaries = [] if is_in_work else _temporaries(files)
+    attempts = attempts_left(files)
+    in_work = set(attempts) if is_in_work else set()
+    now = FaceStore.open(store.url)
+    referenced = {array for array in now.read_table("tracks", ["array"])["array"].to_pylist() if array is not None}
+    known = in_work | set(now.partition_names)
+    return sorted(
+        [
+            *temporaries,
+            *(f"arrays/{name}" for name in arrays if name not in referenced and name.rsplit("-", 1)[0] not in in_work),
+            *(f"tracks/{name}" for name in tables if name.removesuffix(".parquet") not in known),
+            *(f"runs/{name}.json" for name in attempts if name not in in_work),
+        ]
+    )
 
 
 def remove_orphans(store: FaceStore) -> list[str]:
@@ -43,11 +49,13 @@ def remove_orphans(store: FaceStore) -> list[str]:
     Returns:
         What was removed.
     """
-    orphans = find_orphans(store)
+    found = set(_orphans(store, is_in_work=False))
     settle_attempts(store.files)
-    for name in orphans:
+    left = _orphans(store, is_in_work=False)
+    for name in left:
         store.files.remove(name)
-    return orphans
+    # A table that there is now is the empty one of an attempt that was settled.
+    return [name for name in sorted({*found, *left}) if not store.files.exists(name)]
 
 
 def settle_attempts(files: StoreFiles) -> None:
@@ -58,20 +66,23 @@ def settle_attempts(files: StoreFiles) -> None:
     for name in attempts_left(files):
         settle(files, name)
     committed = {name.removesuffix(".parquet") for name in files.names("videos")}
-    for name in [*_temporaries(files), *_tables_without_commit(files, committed)]:
+    tables = [name for name in files.names("tracks") if name.endswith(".parquet")]
+    without_commit = [f"tracks/{name}" for name in tables if name.removesuffix(".parquet") not in committed]
+    for name in [*_temporaries(files), *without_commit]:
         files.remove(name)
 
 
 def _temporaries(files: StoreFiles) -> list[str]:
+    """What a kill amid a write leaves."""
     return [
         *(name for name in files.names() if name.startswith(".store.json.")),
-        *(f"{folder}/{name}" for folder in ("runs", "videos") for name in files.names(folder) if name.startswith(".")),
+        *(
+            f"{folder}/{name}"
+            for folder in ("runs", "tracks", "videos")
+            for name in files.names(folder)
+            if name.startswith(".")
+        ),
     ]
-
-
-def _tables_without_commit(files: StoreFiles, committed: Collection[str]) -> list[str]:
-    """``tracks`` files that mean nothing; their temporaries, too."""
-    return [f"tracks/{name}" for name in files.names("tracks") if name.removesuffix(".parquet") not in committed]
 
 
 def forget_videos(

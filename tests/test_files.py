@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -127,6 +129,104 @@ def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(
     assert files.read("file") == b"old"
 
 
+# Create
+
+
+def test_a_file_is_created_once(files: StoreFiles) -> None:
+    files.make_folder("a")
+    assert files.create("a/file", b"first")
+    assert not files.create("a/file", b"second")
+    assert files.read("a/file") == b"first"
+    assert files.names("a") == ["file"]
+    files.remove("a/file")
+    assert files.create("a/file", b"third")
+    assert files.read("a/file") == b"third"
+
+
+def test_a_written_file_is_there_for_create_too(files: StoreFiles) -> None:
+    files.make_folder("a")
+    files.write("a/file", b"")
+    assert not files.create("a/file", b"new")
+    files.write("a/file", b"replaced")
+    assert files.read("a/file") == b"replaced"
+
+
+def test_of_many_who_create_a_file_at_the_same_time_one_succeeds(tmp_path: Path) -> None:
+    files = StoreFiles(str(tmp_path))
+    at_once = threading.Barrier(8)
+
+    def create(data: bytes) -> bytes | None:
+        at_once.wait(60)
+        return data if StoreFiles(files.url).create("file", data) else None
+
+    with ThreadPoolExecutor(8) as threads:
+        (winner,) = [data for data in threads.map(create, [bytes([n]) for n in range(8)]) if data is not None]
+    assert files.read("file") == winner
+    assert files.names() == ["file"]
+
+
+def test_a_put_that_meets_itself_has_succeeded() -> None:
+    """Its answer was lost, and it was sent again: the file holds what it would have written."""
+    files = StoreFiles(f"memory://{uuid4().hex}/store")
+    files.write("file", b"mine")
+    assert files.create("file", b"mine")
+    assert not files.create("file", b"theirs")
+    files.remove("file")
+
+
+def test_a_put_that_fails_with_nothing_there_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = StoreFiles(f"memory://{uuid4().hex}/store")
+    attempts: list[Any] = []
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "pipe_file", fail(attempts))
+    with pytest.raises(OSError, match="No space left"):
+        files.create("file", b"data")
+    assert len(attempts) == 1
+    assert not files.exists("file")
+
+
+@pytest.mark.parametrize(("owner", "step"), [(os, "fsync"), (Path, "hardlink_to")])
+def test_a_create_that_fails_leaves_nothing_and_an_old_file_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: Any, step: str
+) -> None:
+    files = StoreFiles(str(tmp_path))
+    files.write("file", b"old")
+    attempts: list[Any] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, step, fail(attempts))
+        for name in ("file", "new"):
+            with pytest.raises(OSError, match="No space left"):
+                files.create(name, b"half")
+    assert len(attempts) == 2
+    assert files.names() == ["file"]
+    assert files.read("file") == b"old"
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_where_there_are_no_hard_links_a_file_is_created_once_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    attempts: list[Path] = []
+
+    def no_links(target: Path, _source: Path) -> None:
+        attempts.append(target)
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "hardlink_to", no_links)
+    files = StoreFiles(str(tmp_path))
+    assert files.create("file", b"first")
+    assert not files.create("file", b"second")
+    assert attempts == [tmp_path / "file"] * 2
+    assert files.read("file") == b"first"
+    assert files.names() == ["file"]
+
+
+def test_nothing_is_created_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    files = StoreFiles(str(tmp_path))
+    with pytest.raises(FileNotFoundError):
+        files.create("nowhere/file", b"data")
+    assert files.names() == []
+
+
 @pytest.fixture
 def synced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Paths in the order in which they were made durable."""
@@ -159,6 +259,23 @@ def test_a_file_is_durable_before_its_name_is(
     assert len(synced) == 3
     assert Path(synced[0]).name.startswith(".file.")
     assert synced[1:] == ["replace file", str(tmp_path)]
+
+
+@needs_proc
+def test_a_created_file_is_durable_before_its_name_is(
+    tmp_path: Path, synced: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.hardlink_to
+
+    def link(target: Path, source: Path) -> None:
+        synced.append(f"link {target.name}")
+        real(target, source)
+
+    monkeypatch.setattr(Path, "hardlink_to", link)
+    assert StoreFiles(str(tmp_path)).create("file", b"data")
+    assert len(synced) == 3
+    assert Path(synced[0]).name.startswith(".file.")
+    assert synced[1:] == ["link file", str(tmp_path)]
 
 
 @needs_proc

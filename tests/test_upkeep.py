@@ -10,8 +10,18 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from pipeline.files import StoreFiles
+from pipeline.runs import Run, attempts_left, begin_attempt, only_run
 from pipeline.store import FaceStore, _commands
-from pipeline.upkeep import describe_store, find_orphans, forget_videos, remove_orphans, verify_store
+from pipeline.upkeep import (
+    describe_store,
+    drop_partition,
+    find_orphans,
+    forget_videos,
+    remove_orphans,
+    settle_attempts,
+    verify_store,
+)
 from pipeline.writer import PartitionWriter
 from tests.stores import (
     SETTINGS,
@@ -45,6 +55,35 @@ def kill_an_attempt(store: FaceStore, name: str = "part-00002") -> list[str]:
     store.files.write(f"tracks/{name}.parquet", b"half")
     store.files.write(f"videos/.{name}.parquet.0123abcd.tmp", b"ha")
     return [f"arrays/{writer.array_name}", f"tracks/{name}.parquet", f"videos/.{name}.parquet.0123abcd.tmp"]
+
+
+def begin_an_attempt(store: FaceStore, run: Run, name: str = "part-00002") -> list[str]:
+    """Leave what an attempt has made just before its commit, and its own file."""
+    writer = PartitionWriter(store.files, name, SIZE, SETTINGS.store)
+    begin_attempt(store.files, run, name, writer.array_name)
+    append(writer, [make_video("late.mp4", [SHARD + 1])])
+    store.files.write(f"tracks/{name}.parquet", b"half")
+    return [f"arrays/{writer.array_name}", f"runs/{name}.json", f"tracks/{name}.parquet"]
+
+
+def begin_writing(store: FaceStore) -> list[str]:
+    """Leave halves of files."""
+    names = [
+        "runs/.run-00001.json.0123abcd.tmp",
+        "tracks/.part-00003.parquet.0123abcd.tmp",
+        "videos/.part-00003.parquet.0123abcd.tmp",
+    ]
+    for name in names:
+        store.files.make_folder(name.split("/", maxsplit=1)[0])
+        store.files.write(name, b"ha")
+    return names
+
+
+def contents(store: FaceStore) -> dict[str, bytes]:
+    """All files of a store on disk; not those of its runs, which are renewed."""
+    root = Path(store.url)
+    found = {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+    return {name: data for name, data in found.items() if not name.startswith("runs/")}
 
 
 # verify
@@ -148,6 +187,87 @@ def test_the_array_of_an_earlier_attempt_at_a_committed_partition_is_an_orphan(s
     assert problems(store) == []
 
 
+def test_attempts_of_a_killed_run_are_orphans_until_they_are_settled(store: FaceStore) -> None:
+    digest = store.digest()
+    with only_run(store.files) as run:
+        left = [*begin_an_attempt(store, run), *begin_an_attempt(store, run, "part-00003")]
+        assert find_orphans(store) == []
+    assert find_orphans(store) == sorted(left)
+    with only_run(store.files):
+        settle_attempts(store.files)
+    after = FaceStore.open(store.url)
+    assert find_orphans(after) == problems(after) == attempts_left(store.files) == []
+    assert after.digest() == digest
+    assert len(store.files.names("arrays")) == 2
+
+
+def test_halves_of_files_are_orphans_once_nobody_may_be_writing_them(store: FaceStore) -> None:
+    with only_run(store.files):
+        left = begin_writing(store)
+        assert find_orphans(store) == []
+    assert find_orphans(store) == left
+    with only_run(store.files):
+        settle_attempts(store.files)
+    assert find_orphans(store) == []
+
+
+def test_an_attempt_that_begins_while_orphans_are_listed_is_none(
+    store: FaceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with only_run(store.files) as run:
+
+        def listed_then_begun(files: StoreFiles) -> list[str]:
+            left = attempts_left(files)
+            if not left:
+                begin_an_attempt(store, run)
+            return left
+
+        monkeypatch.setattr("pipeline.upkeep.attempts_left", listed_then_begun)
+        assert find_orphans(store) == []
+        assert attempts_left(store.files) != []
+
+
+def test_a_partition_that_is_committed_while_orphans_are_listed_is_none(
+    store: FaceStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listed_then_committed(files: StoreFiles) -> list[str]:
+        left = attempts_left(files)
+        write_partition(files, "part-00002", [make_video("late.mp4", [3])])
+        return left
+
+    with only_run(store.files):
+        monkeypatch.setattr("pipeline.upkeep.attempts_left", listed_then_committed)
+        assert find_orphans(store) == []
+
+
+def test_all_arrays_of_a_number_that_was_used_twice_are_removed(store: FaceStore) -> None:
+    with only_run(store.files) as run:
+        left = {*begin_an_attempt(store, run), *kill_an_attempt(store)}
+    assert set(find_orphans(store)) == left
+    with only_run(store.files):
+        # The table is replaced by that of an empty partition.
+        assert remove_orphans(store) == sorted(left - {"tracks/part-00002.parquet"})
+    assert find_orphans(store) == problems(store) == []
+
+
+def test_files_of_a_foreign_hand_stay(store: FaceStore) -> None:
+    names = ["tracks/notes.txt", "runs/run-notes.txt"]
+    store.files.make_folder("runs")
+    for name in names:
+        store.files.write(name, b"mine")
+    with only_run(store.files):
+        assert remove_orphans(store) == []
+    assert [store.files.read(name) for name in names] == [b"mine", b"mine"]
+
+
+def test_a_partition_that_is_dropped_leaves_nothing_behind_and_the_others_alone(store: FaceStore) -> None:
+    beside = {name: data for name, data in contents(store).items() if "part-00000" not in name}
+    removed = drop_partition(store, "part-00000")
+    assert removed[:2] == ["videos/part-00000.parquet", "tracks/part-00000.parquet"]
+    assert contents(store) == beside
+    assert find_orphans(FaceStore.open(store.url)) == problems(store) == []
+
+
 # forget
 
 
@@ -157,7 +277,7 @@ def test_forgotten_videos_lose_their_rows_and_others_keep_theirs(store: FaceStor
         "part-00002",
         [make_video("bad.mp4", status="decode_error"), make_video("worse.mp4", status="failed"), make_video("c.mp4")],
     )
-    assert forget_videos(FaceStore.open(store.url), ("decode_error", "failed")) == ["bad.mp4", "worse.mp4"]
+    assert forget_videos(FaceStore.open(store.url), ("decode_error", "failed"), set) == ["bad.mp4", "worse.mp4"]
     after = FaceStore.open(store.url)
     assert after.videos["video_id"].to_pylist() == ["a/x.mp4", "a/none.mp4", "b/y.mp4", "c.mp4"]
     assert after.videos.schema == store.videos.schema
@@ -168,9 +288,33 @@ def test_forgotten_videos_lose_their_rows_and_others_keep_theirs(store: FaceStor
 def test_a_partition_with_nothing_to_forget_is_not_touched(store: FaceStore, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[str] = []
     monkeypatch.setattr(type(store.files), "write", lambda _files, name, _data: written.append(name))
-    assert forget_videos(store, ("failed",)) == []
-    assert forget_videos(store, ()) == []
+    assert forget_videos(store, ("failed",), set) == []
+    assert forget_videos(store, (), set) == []
     assert written == []
+
+
+def test_only_videos_that_are_asked_for_are_forgotten(store: FaceStore) -> None:
+    failures = [make_video(f"bad{number}.mp4", status="failed") for number in range(3)]
+    write_partition(store.files, "part-00002", [*failures, make_video("c.mp4")])
+    questions: list[list[str]] = []
+
+    def asked(video_ids: list[str]) -> set[str]:
+        questions.append(video_ids)
+        return {"bad1.mp4", "b/y.mp4", "c.mp4"}.intersection(video_ids)
+
+    assert forget_videos(FaceStore.open(store.url), ("failed",), asked) == ["bad1.mp4"]
+    assert questions == [["bad0.mp4", "bad1.mp4", "bad2.mp4"]]
+    after = FaceStore.open(store.url)
+    kept = ["a/x.mp4", "a/none.mp4", "b/y.mp4", "bad0.mp4", "bad2.mp4", "c.mp4"]
+    assert after.videos["video_id"].to_pylist() == kept
+    assert problems(after) == []
+
+
+def test_a_partition_whose_failures_nobody_asks_for_is_not_touched(store: FaceStore) -> None:
+    write_partition(store.files, "part-00002", [make_video("bad.mp4", status="failed")])
+    before = contents(store)
+    assert forget_videos(FaceStore.open(store.url), ("failed",), lambda _video_ids: []) == []
+    assert contents(store) == before
 
 
 # info
@@ -216,6 +360,119 @@ def test_verify_ends_with_1_and_names_what_is_wrong(store: FaceStore) -> None:
         1,
         ["part-00001: b/y.mp4 track 0: frames don't match their checksum", "2 partitions checked, 1 problems"],
     )
+
+
+def damage_shard(store: FaceStore, name: str) -> None:
+    array = next(row["array"] for row in store.tracks.to_pylist() if row["array"].startswith(name))
+    (shard, *_) = [path for path in shard_files(store.url) if array in path.parts]
+    shard.write_bytes(shard.read_bytes()[:-1])
+
+
+def damage_tracks(store: FaceStore, name: str) -> None:
+    store.files.write(f"tracks/{name}.parquet", b"PAR1")
+
+
+def damage_videos(store: FaceStore, name: str) -> None:
+    store.files.write(f"videos/{name}.parquet", b"")
+
+
+def lose_tracks(store: FaceStore, name: str) -> None:
+    store.files.remove(f"tracks/{name}.parquet")
+
+
+def damage_checksum(store: FaceStore, name: str) -> None:
+    change_table(store.url, "tracks", name, lambda table: set_value(table, "checksum", 0, "0" * 64))
+
+
+DAMAGES = [damage_shard, damage_tracks, damage_videos, lose_tracks, damage_checksum]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_repair_drops_what_is_broken_and_nothing_else(
+    store: FaceStore, tmp_path: Path, damage: Callable[[FaceStore, str], None]
+) -> None:
+    damage(store, "part-00000")
+    found = problems(store)
+    assert found != []
+    ran = command("verify", store.url, "--repair")
+    assert (ran.exit_code, ran.output.splitlines()) == (
+        0,
+        [
+            *found,
+            f"2 partitions checked, {len(found)} problems",
+            "1 partitions dropped; the extraction that made them does them again",
+        ],
+    )
+    after = FaceStore.open(store.url)
+    assert after.digest() == write_store(tmp_path / "rest", [[make_video("b/y.mp4", [8], label=0)]]).digest()
+    assert problems(after) == find_orphans(after) == []
+    assert command("verify", store.url).exit_code == 0
+
+
+def test_repair_of_a_store_with_nothing_whole_leaves_an_empty_one(store: FaceStore) -> None:
+    damage_shard(store, "part-00000")
+    damage_videos(store, "part-00001")
+    ran = command("verify", store.url, "--repair")
+    assert ran.exit_code == 0
+    assert ran.output.splitlines()[-1].startswith("2 partitions dropped")
+    assert list(contents(store)) == ["store.json"]
+    assert problems(store) == []
+
+
+def test_repair_of_a_whole_store_leaves_it_as_it_is(store: FaceStore) -> None:
+    before = contents(store)
+    ran = command("verify", store.url, "--repair")
+    assert (ran.exit_code, ran.output) == (0, "2 partitions checked, 0 problems\n")
+    assert contents(store) == before
+    assert store.files.names("runs") == ["run-00001.json"]
+    with only_run(store.files):
+        pass
+
+
+def test_repair_is_refused_while_a_run_is_alive(store: FaceStore) -> None:
+    damage_checksum(store, "part-00000")
+    before = contents(store)
+    with only_run(store.files):
+        ran = command("verify", store.url, "--repair")
+        # Before anything is checked: it might be somebody's new work by the time it is dropped.
+        assert (ran.exit_code, ran.output.startswith(f"Error: another run writes to {store.url}")) == (1, True)
+        assert contents(store) == before
+
+
+def test_gc_is_refused_while_a_run_is_alive(store: FaceStore) -> None:
+    kill_an_attempt(store)
+    with only_run(store.files) as run:
+        begin_an_attempt(store, run, "part-00003")
+        before = contents(store)
+        ran = command("gc", store.url)
+        assert ran.exit_code == 1
+        assert f"Error: another run writes to {store.url}" in ran.output
+        assert contents(store) == before
+        assert attempts_left(store.files) == ["part-00003"]
+
+
+def test_what_a_run_is_writing_is_not_listed_by_gc(store: FaceStore) -> None:
+    array, table, _temporary = kill_an_attempt(store)
+    with only_run(store.files) as run:
+        begin_an_attempt(store, run, "part-00003")
+        begin_writing(store)
+        dry = command("gc", store.url, "--dry-run")
+        assert (dry.exit_code, dry.output.splitlines()) == (0, [array, table, "2 orphans found"])
+
+
+def test_gc_removes_what_a_killed_run_was_writing(store: FaceStore) -> None:
+    before = contents(store)
+    with only_run(store.files) as run:
+        array, attempt, table = begin_an_attempt(store, run, "part-00002")
+    dry = command("gc", store.url, "--dry-run")
+    assert dry.output.splitlines() == [array, attempt, table, "3 orphans found"]
+    wet = command("gc", store.url)
+    # The table is replaced by that of an empty partition.
+    assert (wet.exit_code, wet.output.splitlines()) == (0, [array, attempt, "2 orphans removed"])
+    after = FaceStore.open(store.url)
+    assert find_orphans(after) == problems(after) == []
+    tables = {f"{folder}/part-00002.parquet" for folder in ("tracks", "videos")}
+    assert {name: data for name, data in contents(store).items() if name not in tables} == before
 
 
 def test_gc_lists_then_removes(store: FaceStore) -> None:
