@@ -1,7 +1,9 @@
 """The embedded sample: a small data set shaped like DFDC, made on the spot from public-domain portraits.
 
 OUT/train/*.mp4 and metadata.json     real videos, and fakes that name their original
-OUT/labels.csv                        the same, with the person in each video as its group: no split cuts people
+OUT/labels.csv                        the same, with the people in each video as its group: no split cuts people;
+                                      of fakes also which face was changed, whose face a swap put on, and what else
+                                      sets them apart from their original
 OUT/test/*.mp4                        more of both from other takes, unlabelled
 OUT/sample_submission.csv             the rows that a submission for the test folder has
 OUT/sample.json                       the settings it was made with
@@ -14,15 +16,14 @@ from __future__ import annotations
 import csv
 import json
 import os
-import string
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from itertools import groupby
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import click
 import cv2
@@ -31,55 +32,17 @@ from tqdm import tqdm
 
 from pipeline.encode import Mp4Writer
 from pipeline.face_swap import GRADES, FaceLayer, Flicker, Grade, GradeName, paste, self_blended_face, swapped_face
-from pipeline.talking_head import Portrait, Scene
+from pipeline.sample_plan import FACES, FPS, ORIGINAL_CRF, Clip, SampleSettings, Take, plan
+from pipeline.talking_head import Portrait, Scene, View
 from pipeline.types import Float32Array, UInt8Array
 
 ASSETS = Path(__file__).parent / "assets"
-FPS = 30
-FRAME_SIZES = ((480, 360), (640, 360), (360, 480))
-FRAME_SIZE_SHARES = (0.6, 0.25, 0.15)
-TEST_REAL, TEST_FAKE = 4, 6
 MAX_WORKERS = 8
-
-Kind = Literal["real", "swap", "self_blend"]
-
-
-@dataclass(frozen=True)
-class SampleSettings:
-    """What decides the sample's content."""
-
-    grade: GradeName
-    seed: int
-    real: int
-    """Real videos in the train folder; the test folder has its own."""
-    fake: int
-    seconds: float
-
-    @property
-    def num_frames(self) -> int:
-        return max(1, round(self.seconds * FPS))
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One video to write."""
-
-    name: str
-    kind: Kind
-    donor: Portrait
-    """Whose face a swap puts on."""
-
-
-@dataclass(frozen=True)
-class Take:
-    """One scene, and the videos made of it: the original and its fakes, frame by frame the same but for the face."""
-
-    folder: str
-    seed: tuple[int, ...]
-    portrait: Portrait
-    size: tuple[int, int]
-    """Width and height, pixels."""
-    clips: tuple[Clip, ...]
+LABEL_COLUMNS = ("path", "label", "original", "group", "donor", "face", "crf", "edit")
+CROP_SHARE = 0.9
+"""Of each side of the frame, in a cropped fake."""
+MAX_CROP_MARGIN = 0.25
+"""Of what is cut off, the part on the side that is cut less: the crop is never in the middle."""
 
 
 def portrait_landmarks(rgb: UInt8Array) -> Float32Array:
@@ -110,65 +73,83 @@ def load_portraits(folder: Path = ASSETS) -> list[Portrait]:
     return portraits
 
 
-def fake_kind(fake_number: int, num_real: int) -> Kind:
-    """Swaps and self-blends by turns, over the originals and over the fakes of one original."""
-    return "self_blend" if (fake_number % num_real + fake_number // num_real) % 2 else "swap"
+def off_centre_window(width: int, height: int, rng: np.random.Generator) -> tuple[slice, slice]:
+    """Rows and columns that a cropped fake shows, near one corner of the frame."""
+    margin = rng.uniform(0, MAX_CROP_MARGIN, 2)
+    share_x, share_y = np.where(rng.random(2) < 0.5, margin, 1 - margin)
+    window_width, window_height = round(CROP_SHARE * width), round(CROP_SHARE * height)
+    left, top = round(share_x * (width - window_width)), round(share_y * (height - window_height))
+    return slice(top, top + window_height), slice(left, left + window_width)
 
 
-def plan(settings: SampleSettings, portraits: list[Portrait]) -> list[Take]:
-    """Every take of the sample, those of the train folder first; the real video is a train take's first clip."""
-    rng = np.random.default_rng(settings.seed)
-    people = [list(looks) for _, looks in groupby(portraits, key=lambda portrait: portrait.person)]
-    letters, used = np.array(list(string.ascii_lowercase)), set[str]()
+@dataclass(frozen=True)
+class ClipMaker:
+    """How one clip's frames come out of its scene's views."""
 
-    def new_name() -> str:
-        name = "".join(rng.choice(letters, 10)) + ".mp4"
-        if name in used:
-            return new_name()
-        used.add(name)
-        return name
+    clip: Clip
+    originals_rgb: tuple[Float32Array, ...]
+    """The scene's portraits, from left to right."""
+    layer: FaceLayer | None
+    """None in an original."""
+    flicker: Flicker
+    window: tuple[slice, slice]
+    """Rows and columns that are shown, at the whole frame's size."""
 
-    def take(folder: str, number: int, kinds: list[Kind]) -> Take:
-        looks = people[number % len(people)]
-        portrait = looks[number // len(people) % len(looks)]
-        others = [other for other in portraits if other.person != portrait.person]
-        clips = tuple(Clip(new_name(), kind, others[rng.integers(len(others))]) for kind in kinds)
-        size = FRAME_SIZES[rng.choice(len(FRAME_SIZES), p=FRAME_SIZE_SHARES)]
-        return Take(folder, (settings.seed, int(folder == "test"), number), portrait, size, clips)
+    @classmethod
+    def of(cls, clip: Clip, scene: Scene, grade: Grade, num_frames: int, rng: np.random.Generator) -> ClipMaker:
+        """The same ``rng`` state makes the same clip."""
+        target = scene.portraits[clip.seat]
+        layer = None
+        if clip.kind == "swap":
+            layer = swapped_face(target, clip.donor, grade, rng)
+        elif clip.kind == "self_blend":
+            layer = self_blended_face(target, grade, rng)
+        flicker = Flicker.of(grade.flicker, num_frames, rng)
+        whole = slice(0, scene.height), slice(0, scene.width)
+        window = off_centre_window(scene.width, scene.height, rng) if clip.edit == "cropped" else whole
+        return cls(clip, tuple(portrait.rgb for portrait in scene.portraits), layer, flicker, window)
 
-    kinds_of: list[list[Kind]] = [["real"] for _ in range(settings.real)]
-    for i in range(settings.fake):
-        kinds_of[i % settings.real].append(fake_kind(i, settings.real))
-    train = [take("train", number, kinds) for number, kinds in enumerate(kinds_of)]
-    # One clip a take: no fake can be told by comparing it with its original. The names are random, so say nothing.
-    test_kinds: list[Kind] = ["real" for _ in range(TEST_REAL)]
-    test_kinds += [fake_kind(i, TEST_FAKE) for i in range(TEST_FAKE)]
-    return train + [take("test", number, [kind]) for number, kind in enumerate(test_kinds)]
+    @property
+    def first_view(self) -> int:
+        """What the clip's frame 0 shows."""
+        return 1 if self.clip.edit == "shifted" else 0
+
+    def frame(self, view: View, t: int) -> UInt8Array:
+        """The clip's frame ``t``, uint8 ``(H, W, 3)``."""
+        portraits_rgb = list(self.originals_rgb)
+        if self.layer is not None:
+            portraits_rgb[self.clip.seat] = paste(portraits_rgb[self.clip.seat], self.layer, self.flicker, t)
+        rgb = view.render(portraits_rgb)
+        shown = rgb[self.window]
+        height, width = rgb.shape[:2]
+        return rgb if shown.shape == rgb.shape else np.asarray(cv2.resize(shown, (width, height)), np.uint8)
 
 
-def _fake_layer(clip: Clip, target: Portrait, grade: Grade, rng: np.random.Generator) -> FaceLayer | None:
-    if clip.kind == "swap":
-        return swapped_face(target, clip.donor, grade, rng)
-    if clip.kind == "self_blend":
-        return self_blended_face(target, grade, rng)
-    return None
+def take_frames(take: Take, grade: Grade, num_frames: int) -> Iterator[tuple[Clip, UInt8Array]]:
+    """The frames of all of a take's clips as the scene goes on, those of one clip in order."""
+    scene_rng, *clip_rngs = (np.random.default_rng([*take.seed, stream]) for stream in range(1 + len(take.clips)))
+    scene = Scene.staged(take.portraits, *take.size, scene_rng)
+    makers = [
+        ClipMaker.of(clip, scene, grade, num_frames, rng) for clip, rng in zip(take.clips, clip_rngs, strict=True)
+    ]
+    num_views = num_frames + max(maker.first_view for maker in makers)
+    for number, view in enumerate(scene.views(scene_rng, num_views, FPS)):
+        for maker in makers:
+            t = number - maker.first_view
+            if 0 <= t < num_frames:
+                yield maker.clip, maker.frame(view, t)
 
 
 def render_take(take: Take, root: Path, grade: Grade, num_frames: int) -> int:
     """Write the take's videos below ``root`` and return how many."""
     cv2.setNumThreads(1)
-    scene_rng, *clip_rngs = (np.random.default_rng([*take.seed, stream]) for stream in range(1 + len(take.clips)))
-    scene = Scene.staged(take.portrait, *take.size, scene_rng)
-    original = scene.portrait.rgb
-    layers = [_fake_layer(clip, scene.portrait, grade, rng) for clip, rng in zip(take.clips, clip_rngs, strict=True)]
-    flickers = [Flicker.of(grade.flicker, num_frames, rng) for rng in clip_rngs]
     with ExitStack() as stack:
-        writers = [
-            stack.enter_context(Mp4Writer(root / take.folder / clip.name, *take.size, fps=FPS)) for clip in take.clips
-        ]
-        for t, view in enumerate(scene.views(scene_rng, num_frames, FPS)):
-            for writer, layer, flicker in zip(writers, layers, flickers, strict=True):
-                writer.write(view.render(original if layer is None else paste(original, layer, flicker, t)))
+        writers = {
+            clip.name: stack.enter_context(Mp4Writer(root / take.folder / clip.name, *take.size, fps=FPS, crf=clip.crf))
+            for clip in take.clips
+        }
+        for clip, rgb in take_frames(take, grade, num_frames):
+            writers[clip.name].write(rgb)
     return len(take.clips)
 
 
@@ -191,23 +172,34 @@ def write_tables(takes: list[Take], root: Path, settings: SampleSettings) -> Non
     labels = []
     for take in takes:
         if take.folder == "train":
-            original, *fakes = take.clips
-            metadata[original.name] = {"label": "REAL", "split": "train"}
-            labels.append([original.name, "REAL", "", take.portrait.person, ""])
-            for fake in fakes:
-                metadata[fake.name] = {"label": "FAKE", "split": "train", "original": original.name}
-                donor = fake.donor.person if fake.kind == "swap" else ""
-                labels.append([fake.name, "FAKE", original.name, take.portrait.person, donor])
+            original = take.clips[0].name
+            for clip in take.clips:
+                is_fake = clip.kind != "real"
+                metadata[clip.name] = {"label": "FAKE" if is_fake else "REAL", "split": "train"}
+                if is_fake:
+                    metadata[clip.name]["original"] = original
+                labels.append(
+                    {
+                        "path": clip.name,
+                        "label": metadata[clip.name]["label"],
+                        "original": original if is_fake else "",
+                        "group": take.group,
+                        "donor": clip.donor.person if clip.kind == "swap" else "",
+                        "face": FACES[len(take.portraits)][clip.seat] if is_fake else "",
+                        "crf": str(clip.crf),
+                        "edit": clip.edit,
+                    }
+                )
     (root / "train" / "metadata.json").write_text(json.dumps(metadata, indent=1, sort_keys=True) + "\n")
     with (root / "labels.csv").open("w", newline="") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(["path", "label", "original", "group", "donor"])
-        rows.writerows(sorted(labels))
+        rows_by_name = csv.DictWriter(file, LABEL_COLUMNS, lineterminator="\n")
+        rows_by_name.writeheader()
+        rows_by_name.writerows(sorted(labels, key=lambda row: row["path"]))
     with (root / "sample_submission.csv").open("w", newline="") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["filename", "label"])
         rows.writerows([clip.name, 0.5] for clip in sorted_clips(takes, "test"))
-    (root / "sample.json").write_text(json.dumps(asdict(settings), indent=1) + "\n")
+    (root / "sample.json").write_text(json.dumps(settings.as_json(), indent=1) + "\n")
 
 
 def sorted_clips(takes: list[Take], folder: str) -> list[Clip]:
@@ -231,14 +223,13 @@ def is_finished(out: Path, settings: SampleSettings) -> bool:
         found = json.loads(marker.read_text())
     except ValueError:
         found = "unreadable settings"
-    if found != asdict(settings):
-        raise click.UsageError(f"{out} is a sample with {found}, not with {asdict(settings)}; {remedy}")
+    if found != settings.as_json():
+        raise click.UsageError(f"{out} is a sample with {found}, not with {settings.as_json()}; {remedy}")
     if not (out / "labels.csv").is_file():
         raise click.UsageError(f"{out} is a sample of an earlier version, without labels.csv; {remedy}")
-    wanted = {"train": settings.real + settings.fake, "test": TEST_REAL + TEST_FAKE}
-    present = {folder: sum(1 for _ in (out / folder).glob("*.mp4")) for folder in wanted}
-    if present != wanted:
-        raise click.UsageError(f"{out} has {present} videos where the sample has {wanted}; {remedy}")
+    present = {folder: sum(1 for _ in (out / folder).glob("*.mp4")) for folder in settings.num_videos}
+    if present != settings.num_videos:
+        raise click.UsageError(f"{out} has {present} videos where the sample has {settings.num_videos}; {remedy}")
     return True
 
 
@@ -270,14 +261,43 @@ def make_sample(out: Path, settings: SampleSettings) -> None:
 @click.option("--real", type=click.IntRange(min=1), default=24, show_default=True, help="Real videos to train on.")
 @click.option("--fake", type=click.IntRange(min=0), default=48, show_default=True, help="Fake videos to train on.")
 @click.option("--seconds", type=click.FloatRange(0.1, 60), default=3.0, show_default=True, help="Length of a video.")
-def main(*, out: Path, grade: GradeName, seed: int, real: int, fake: int, seconds: float) -> None:
+@click.option(
+    "--people",
+    type=click.IntRange(1, 2),
+    default=1,
+    show_default=True,
+    help="Talking heads in a video. Of two, a fake changes the face of one, by turns.",
+)
+@click.option(
+    "--crf",
+    type=click.IntRange(0, 51),
+    multiple=True,
+    default=(ORIGINAL_CRF,),
+    show_default=True,
+    help="Quality of the fakes in x264's terms, 0 without loss, 51 the worst. Given several times, the fakes of an "
+    f"original are encoded at these by turns. Originals are always at {ORIGINAL_CRF}.",
+)
+@click.option(
+    "--misaligned",
+    is_flag=True,
+    help="Two more fakes of each original, made as the others but one of them shows everything a frame earlier, "
+    "the other only nine tenths of the frame, enlarged.",
+)
+def main(
+    *, out: Path, grade: GradeName, seed: int, real: int, fake: int, seconds: float, people: int,
+    crf: tuple[int, ...], misaligned: bool,
+) -> None:  # fmt: skip
     """Make a small data set of real and fake talking heads in the folder OUT."""
-    settings = SampleSettings(grade, seed, real, fake, seconds)
+    settings = SampleSettings(grade, seed, real, fake, seconds, people, crf, misaligned)
     if is_finished(out, settings):
         click.echo(f"{out} already holds this sample; nothing to do")
         return
     make_sample(out, settings)
-    click.echo(f"{out}: {real} real and {fake} fake ({grade}) videos in train/, {TEST_REAL + TEST_FAKE} in test/")
+    num_videos = settings.num_videos
+    click.echo(
+        f"{out}: {real} real and {num_videos['train'] - real} fake ({grade}) videos in train/, "
+        f"{num_videos['test']} in test/"
+    )
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""One portrait into a talking head: smooth motion of head, mouth, lids and camera before a moving background.
+"""One portrait into a talking head, or two: smooth motion of head, mouth, lids and camera before a moving background.
 
 Everything is a backward warp: for each pixel of the frame, where in the portrait does it come from.
 The warp is a sum of fixed displacement fields around the five landmarks, each times a curve over time.
-So one scene can be rendered from any edited copy of its portrait, and the copies stay aligned frame by frame.
+So one scene can be rendered from any edited copies of its portraits, and the copies stay aligned frame by frame.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import cv2
@@ -19,6 +19,9 @@ GRID_STEP_PIXELS = 4
 """Displacement fields are smooth, so one node every 4 pixels is enough and 16 times cheaper."""
 BOTTOM_MARGIN_PIXELS = 14
 """How far the portrait reaches below the frame, so that no motion uncovers its lower edge."""
+
+EYES_X_SHARES: Mapping[int, tuple[tuple[float, float], ...]] = {1: ((0.42, 0.58),), 2: ((0.25, 0.30), (0.70, 0.75))}
+"""By the number of people, for each of them from the left: between what shares of the frame's width the eyes are."""
 
 
 @dataclass(frozen=True)
@@ -178,50 +181,76 @@ def _shifted(picture: Float32Array, x: float, y: float, width: int, height: int)
 
 
 @dataclass(frozen=True)
-class View:
-    """How one frame of a scene is made out of any copy of the scene's portrait."""
+class Figure:
+    """One person in one frame."""
 
+    seat: int
+    """Which of the scene's portraits, counted from the left."""
     map_xy: tuple[Float32Array, Float32Array]
     """For each pixel of the frame its place in the portrait: two float32 ``(H, W)``."""
     alpha: Float32Array
     """float32 ``(H, W, 3)`` in [0, 1]: the person's share, thrice because numpy is slow to broadcast channels."""
-    behind: Float32Array
-    """float32 ``(H, W, 3)``: the background's contribution, already weighted."""
+    rest: Float32Array
+    """``1 - alpha``: what is seen of all that is behind."""
+
+    def before(self, behind: Float32Array, portrait_rgb: Float32Array) -> Float32Array:
+        """The picture ``behind``, float32 ``(H, W, 3)``, with this person in it."""
+        person = cv2.remap(portrait_rgb, *self.map_xy, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        return np.asarray(person * self.alpha + behind * self.rest, np.float32)
+
+
+@dataclass(frozen=True)
+class View:
+    """How one frame of a scene is made out of any copies of the scene's portraits."""
+
+    figures: tuple[Figure, ...]
+    """The one furthest from the camera first."""
+    wall: Float32Array
+    """float32 ``(H, W, 3)``: the background."""
     light: Float32Array
     """float32 ``(H, W, 3)``, a factor."""
     noise: Float32Array
     """float32 ``(H, W, 3)``, added last."""
 
-    def render(self, portrait_rgb: Float32Array) -> UInt8Array:
-        """The frame, uint8 ``(H, W, 3)``, for a portrait of the scene's size, float32 RGB."""
-        person = cv2.remap(portrait_rgb, *self.map_xy, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-        frame = (person * self.alpha + self.behind) * self.light + self.noise
-        return np.asarray(np.clip(frame + 0.5, 0, 255), np.uint8)
+    def render(self, portraits_rgb: Sequence[Float32Array]) -> UInt8Array:
+        """The frame, uint8 ``(H, W, 3)``, for portraits of the scene's sizes, float32 RGB, from left to right."""
+        picture = self.wall
+        for figure in self.figures:
+            picture = figure.before(picture, portraits_rgb[figure.seat])
+        return np.asarray(np.clip(picture * self.light + self.noise + 0.5, 0, 255), np.uint8)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One take: a portrait at its size in the frame, and the size of the frame in pixels."""
+    """One take: the portraits at their sizes in the frame, from left to right, and the size of the frame in pixels."""
 
-    portrait: Portrait
+    portraits: tuple[Portrait, ...]
     width: int
     height: int
 
     @classmethod
-    def staged(cls, portrait: Portrait, width: int, height: int, rng: np.random.Generator) -> Scene:
-        """A scene with the face at a random size, MTCNN's box being about 0.33 to 0.44 of the frame's height."""
-        unit = FaceAxes.of(portrait.landmarks).unit
-        return cls(portrait.resized(rng.uniform(0.115, 0.155) * height / unit), width, height)
+    def staged(cls, portraits: Sequence[Portrait], width: int, height: int, rng: np.random.Generator) -> Scene:
+        """A scene with faces at a random size, MTCNN's box being about 0.33 to 0.44 of the frame's height.
+
+        Two people are about as far from the camera as each other.
+        """
+        share = rng.uniform(0.115, 0.155)
+        nearness = [1.0] if len(portraits) == 1 else rng.uniform(0.94, 1.06, len(portraits)).tolist()
+        units = [FaceAxes.of(portrait.landmarks).unit for portrait in portraits]
+        scales = [share * near * height / unit for near, unit in zip(nearness, units, strict=True)]
+        resized = tuple(portrait.resized(scale) for portrait, scale in zip(portraits, scales, strict=True))
+        return cls(resized, width, height)
 
     def views(self, rng: np.random.Generator, num_frames: int, fps: int) -> Iterator[View]:
         """The take, frame by frame; the same ``rng`` state gives the same take."""
-        width, height, step = self.width, self.height, GRID_STEP_PIXELS
+        width, height = self.width, self.height
         seconds = (np.arange(num_frames) / fps).astype(np.float32)
-        fields, motion = warp_fields(self.portrait), motion_curves(rng, seconds)
-        left, top = self._camera_start(rng)
-        # The camera is held by hand, and the body sways a little.
+        fields = [warp_fields(portrait) for portrait in self.portraits]
+        motions = [motion_curves(rng, seconds) for _ in self.portraits]
+        starts = [self._camera_start(seat, rng) for seat in range(len(self.portraits))]
+        # The camera is held by hand, and the bodies sway a little.
         camera_x, camera_y = smooth_curve(rng, seconds, 9.0, 0.8), smooth_curve(rng, seconds, 5.0, 0.8)
-        shift_x, shift_y = camera_x + smooth_curve(rng, seconds, 5.0, 0.4), camera_y
+        shifts_x = [camera_x + smooth_curve(rng, seconds, 5.0, 0.4) for _ in self.portraits]
         pan = rng.uniform(-12, 12)
         margin = 48
         backdrop = _backdrop(rng, width + 2 * margin, height + 2 * margin)
@@ -231,29 +260,44 @@ class Scene:
         across = np.repeat(np.linspace(-1, 1, width, dtype=np.float32)[None, :, None], 3, axis=2)
         warmth = rng.uniform(0.94, 1.06, 3).astype(np.float32)
         grain = rng.standard_normal((height + 64, width + 64, 3), np.float32) * np.float32(rng.uniform(1.5, 4.0))
-        x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
         for t in range(num_frames):
-            x0, y0 = left + float(shift_x[t]), top + float(shift_y[t])
-            displacement = np.tensordot(motion[t], fields, axes=1)
-            to_grid = np.array([[1, 0, x0 + 0.5], [0, 1, y0 + 0.5]]) / step - np.array([0, 0, 0.5])
-            displacement = cv2.warpAffine(
-                displacement, to_grid, (width, height),
-                flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE,
-            )  # fmt: skip
-            map_xy = (x + x0 + displacement[..., 0], y + y0 + displacement[..., 1])
-            matte = cv2.remap(self.portrait.matte, *map_xy, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
-            alpha = cv2.merge([matte, matte, matte])
+            figures = []
+            for seat in self._back_to_front():
+                left, top = starts[seat]
+                corner_xy = (left + float(shifts_x[seat][t]), top + float(camera_y[t]))
+                figures.append(self._figure(seat, np.tensordot(motions[seat][t], fields[seat], axes=1), corner_xy))
             wall_x = margin + 0.5 * float(camera_x[t]) + pan * float(seconds[t])
             wall = _shifted(backdrop, wall_x, margin + 0.5 * float(camera_y[t]), width, height)
             wall += _shifted(lights, drift_start + drift * float(seconds[t]), margin, width, height)
             light = np.broadcast_to((dimmer[t] + swing[t] * across) * warmth, (height, width, 3))
             grain_x, grain_y = rng.integers(0, 64, 2)
             noise = grain[grain_y : grain_y + height, grain_x : grain_x + width]
-            yield View(map_xy, alpha, wall * (1 - alpha), light, noise)
+            yield View(tuple(figures), wall, light, noise)
 
-    def _camera_start(self, rng: np.random.Generator) -> tuple[float, float]:
-        """The portrait's pixel at the frame's upper left corner: face near the middle, no edge of the body in sight."""
-        face = FaceAxes.of(self.portrait.landmarks)
-        left = float(face.eyes[0]) - rng.uniform(0.42, 0.58) * self.width
+    def _figure(self, seat: int, displacement: Float32Array, corner_xy: tuple[float, float]) -> Figure:
+        """A person warped by ``displacement``, on the coarse grid; the frame's upper left shows ``corner_xy``."""
+        width, height, step = self.width, self.height, GRID_STEP_PIXELS
+        x0, y0 = corner_xy
+        to_grid = np.array([[1, 0, x0 + 0.5], [0, 1, y0 + 0.5]]) / step - np.array([0, 0, 0.5])
+        displacement = cv2.warpAffine(
+            displacement, to_grid, (width, height),
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE,
+        )  # fmt: skip
+        x, y = np.arange(width, dtype=np.float32)[None, :], np.arange(height, dtype=np.float32)[:, None]
+        map_xy = (x + x0 + displacement[..., 0], y + y0 + displacement[..., 1])
+        matte = cv2.remap(self.portraits[seat].matte, *map_xy, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+        alpha = cv2.merge([matte, matte, matte])
+        return Figure(seat, map_xy, alpha, 1 - alpha)
+
+    def _back_to_front(self) -> list[int]:
+        """Seats, the person with the smallest face first: it is the furthest from the camera."""
+        units = [FaceAxes.of(portrait.landmarks).unit for portrait in self.portraits]
+        return sorted(range(len(units)), key=units.__getitem__)
+
+    def _camera_start(self, seat: int, rng: np.random.Generator) -> tuple[float, float]:
+        """The portrait's pixel at the frame's upper left corner: face in its place, no edge of the body in sight."""
+        portrait = self.portraits[seat]
+        face = FaceAxes.of(portrait.landmarks)
+        left = float(face.eyes[0]) - rng.uniform(*EYES_X_SHARES[len(self.portraits)][seat]) * self.width
         top = float(face.eyes[1]) - rng.uniform(0.39, 0.46) * self.height
-        return left, min(top, self.portrait.matte.shape[0] - BOTTOM_MARGIN_PIXELS - self.height)
+        return left, min(top, portrait.matte.shape[0] - BOTTOM_MARGIN_PIXELS - self.height)
