@@ -39,12 +39,21 @@ def boxes(rng: np.random.Generator, length: int) -> Float32Array:
 
 
 def make_clip(
-    rng: np.random.Generator, ref: VideoRef, track_id: int, length: int, frames: UInt8Array | None = None
+    rng: np.random.Generator,
+    ref: VideoRef,
+    track_id: int,
+    length: int,
+    frames: UInt8Array | None = None,
+    frame_start: int | None = None,
+    pair_id: str | None = None,
+    face_label: int | None = None,
 ) -> tuple[StoredTrack, UInt8Array]:
     """A track of random boxes and random pixels; where it lies is up to the writer."""
     if frames is None:
         frames = rng.integers(0, 256, (length, SIZE, SIZE, 3), np.uint8)
     start = int(rng.integers(0, 1000))
+    if frame_start is not None:
+        start = frame_start
     track = Track(
         face_id=track_id, segment=int(rng.integers(0, 3)), frame_start=start, boxes_xyxy=boxes(rng, length),
         landmarks=rng.normal(50, 20, (length, 5, 2)).astype(np.float32),
@@ -54,6 +63,7 @@ def make_clip(
         video_id=ref.video_id, track_id=track_id, array="", row_start=-1, track=track, crop_xyxy=boxes(rng, length),
         timestamps_seconds=(start + np.arange(length)) / 29.97, fps=29.97, label=ref.label, source_id=ref.source_id,
         group_id=ref.group_id, width=1920, height=1080, sharpness=float(rng.random()), checksum=frames_checksum(frames),
+        pair_id=pair_id, face_label=face_label,
     )  # fmt: skip
     return stored, frames
 
@@ -66,14 +76,24 @@ def make_video(
     source_id: str | None = None,
     status: Status | None = None,
     group_id: str | None = None,
-    frames: UInt8Array | None = None,
+    frames: UInt8Array | Sequence[UInt8Array] | None = None,
+    frame_start: int | None = None,
+    pair_ids: Sequence[str | None] = (),
+    face_labels: Sequence[int | None] = (),
 ) -> Video:
-    """A video with a track of each length; without any it ended as ``no_face``. Its frames are random if not given."""
+    """A video with a track of each length; without any it ended as ``no_face``. Its frames are random if not given, or
+    those of all tracks, or of each."""
     rng = np.random.default_rng([seed, *video_id.encode()])
     ref = VideoRef(
         video_id, f"/videos/{video_id}", 1234 + seed, 99, label, source_id, group_id or source_id or video_id
     )
-    clips = tuple(make_clip(rng, ref, track_id, length, frames) for track_id, length in enumerate(lengths))
+    none = [None] * len(lengths)
+    each_frames = [frames] * len(lengths) if frames is None or isinstance(frames, np.ndarray) else frames
+    of_tracks = zip(lengths, each_frames, pair_ids or none, face_labels or none, strict=True)
+    clips = tuple(
+        make_clip(rng, ref, track_id, length, own_frames, frame_start, pair_id, face_label)
+        for track_id, (length, own_frames, pair_id, face_label) in enumerate(of_tracks)
+    )
     outcome = VideoOutcome(
         ref, status or ("ok" if lengths else "no_face"), message=None if lengths else "nobody there",
         num_frames_from_header=300, num_frames_decoded=299, num_frames_failed=1, width=1920, height=1080,

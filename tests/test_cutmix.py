@@ -135,6 +135,35 @@ def test_a_batch_of_one_is_its_own_donor() -> None:
     torch.testing.assert_close(mixed_cross_entropy(logits, label, mix), cross_entropy(logits, label))
 
 
+@settings(deadline=None, max_examples=50, derandomize=True)
+@given(st.integers(1, 4), shapes, st.sampled_from(MODES), seeds)
+def test_of_a_pair_each_is_the_other_s_donor(num_pairs: int, clip_shape: Shape, mode: CutMixMode, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    mix = draw_cutmix(2 * num_pairs, clip_shape, mode, 1.0, 1.0, rng, donor="pair")
+    assert mix is not None
+    assert mix.donors.dtype == np.int64
+    assert mix.donors.reshape(-1, 2).tolist() == [[i + 1, i] for i in range(0, 2 * num_pairs, 2)]
+    clips = marked_clips(2 * num_pairs, clip_shape)
+    assert_mixed_from_clean_pairs(clips, paste(clips, mix), mix)
+
+
+def test_the_boxes_of_pairs_are_those_of_any() -> None:
+    a, b = (draw_cutmix(4, (8, 16, 16), "cuboid", 1.0, 1.0, np.random.default_rng(0), d) for d in ("any", "pair"))
+    assert a is not None
+    assert b is not None
+    assert np.array_equal(a.starts, b.starts)
+    assert np.array_equal(a.stops, b.stops)
+
+
+def test_what_is_drawn_of_any_donor_is_what_always_was() -> None:
+    mix = draw_cutmix(4, (8, 16, 16), "cuboid", 1.0, 0.9, np.random.default_rng(5))
+    assert mix is not None
+    assert mix.donors.tolist() == [1, 3, 2, 0]
+    assert mix.starts.tolist() == [[6, 10, 10], [0, 2, 5], [0, 3, 0], [5, 0, 5]]
+    assert mix.stops.tolist() == [[8, 16, 16], [6, 14, 16], [3, 15, 10], [8, 7, 16]]
+    assert mix.lam.tolist() == [0.96484375, 0.61328125, 0.82421875, 0.88720703125]
+
+
 def test_the_generator_alone_decides() -> None:
     np.random.seed(1)  # noqa: NPY002  (the global state is what must not matter)
     a = drawn(8, (8, 16, 16), seed=3)

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from pipeline.errors import InputError
 from pipeline.store import FaceStore
-from tests.stores import Video, make_video, write_store
+from tests.stores import Video, change_table, make_video, write_store
 from training.dataset import (
     ClipDataset,
     Sample,
@@ -83,11 +83,20 @@ def test_a_short_track_is_looped_and_counted(store: FaceStore) -> None:
     frames = clips[Window(1, 0.7)].frames
     np.testing.assert_array_equal(frames[:5], frames[[0, 1, 2, 3, 4]])
     np.testing.assert_array_equal(frames[5:], frames[:2])
-    assert clips.num_looped == 2
+    assert clips.is_looped.tolist() == [False, True, False, True]
 
 
 def test_an_unknown_label_is_minus_one(store: FaceStore) -> None:
     assert int(dataset(store, 2)[Window(3, 0.0)].label) == -1
+
+
+def test_a_clip_may_be_labelled_by_its_face(tmp_path: Path) -> None:
+    """Of a fake that shows two people one is as filmed, and of a third it isn't known."""
+    fake = make_video("fake.mp4", [5, 6, 7], label=1, face_labels=[0, 1, None])
+    store = write_store(tmp_path / "store", [[fake]])
+    clips = ClipDataset(store, read_tracks(store), 4, label_column="face_label")
+    assert clips.labels.tolist() == [0, 1, -1]
+    assert [int(clips[Window(row, 0.0)].label) for row in range(3)] == [0, 1, -1]
 
 
 def test_each_clip_is_one_read_of_its_own_frames(store: FaceStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,5 +166,15 @@ def test_the_digest_is_of_clips_labels_and_groups_and_not_of_places(tmp_path: Pa
         digest([a, make_video("b.mp4", [5], label=0)]),
         digest([a, make_video("b.mp4", [5], label=1, group_id="a.mp4")]),
         digest([a, make_video("b.mp4", [5], label=1, seed=1)]),
+        digest([a, make_video("b.mp4", [5], label=1, pair_ids=["a.mp4#0"])]),
+        digest([a, make_video("b.mp4", [5], label=1, face_labels=[0])]),
     ]
-    assert len({digest([a, b]), *others}) == 5
+    assert len({digest([a, b]), *others}) == 7
+
+
+def test_the_digest_of_a_store_without_pairs_is_what_checkpoints_of_the_first_stores_hold(tmp_path: Path) -> None:
+    videos = [make_video("a.mp4", [5], label=0), make_video("b.mp4", [5], label=1, source_id="a.mp4")]
+    store = write_store(tmp_path / "store", [videos])
+    assert contents_digest(read_tracks(store)) == "acfe25490ff9a4a4"
+    change_table(store.url, "tracks", "part-00000", lambda table: table.drop_columns(["pair_id", "face_label"]))
+    assert contents_digest(read_tracks(FaceStore.open(store.url))) == "acfe25490ff9a4a4"

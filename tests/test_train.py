@@ -9,7 +9,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from accelerate.state import AcceleratorState
 from click.testing import CliRunner, Result
 from torch import Tensor, nn
 
+from inference.selection import trained_on
 from pipeline.config import CropSettings, Settings, StoreSettings
 from pipeline.errors import InputError, WriteError
 from pipeline.files import StoreFiles
@@ -32,6 +33,8 @@ from tests.stores import make_video, write_store
 from training import models
 from training.checkpoint import load_checkpoint, read_info
 from training.config import AugmentSettings, CutMixSettings, TrainSettings
+from training.cutmix import Mix, paste
+from training.dataset import read_tracks
 from training.loading import open_clips
 from training.train import DivergedError, fit, main
 
@@ -110,6 +113,49 @@ def write_flickering_store(path: Path, num_groups: int = 8) -> str:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     return write_flickering_store(tmp_path_factory.mktemp("stores") / "store")
+
+
+def write_paired_store(path: Path, face_labels: Mapping[int, Sequence[int | None]] | None = None) -> str:
+    """Of each group an original of frames 10 to 22 with two faces, a fake of all of them and one of the last ten.
+
+    Frame by frame the original becomes brighter; of the fakes the middle is another, and the second face is untouched.
+
+    Args:
+        path: of the store.
+        face_labels: of the two faces in both fakes, by group, where they aren't 1 and 0.
+    """
+    rng = np.random.default_rng(0)
+    videos = []
+    for group in range(8):
+        original = flickering(rng, 0) + np.arange(12, dtype=np.uint8)[:, None, None, None]
+        fake = original.copy()
+        fake[:, 16:48, 16:48] = flickering(rng, 1)[:, 16:48, 16:48]
+        labels = (face_labels or {}).get(group, (1, 0))
+        for name, label, skipped in (("0", 0, 0), ("1", 1, 0), ("2", 1, 2)):
+            frames = [clip[skipped:] for clip in (fake if label else original, original)]
+            videos.append(
+                make_video(
+                    f"{group}/{name}.mp4", [12 - skipped] * 2, label=label, group_id=f"g{group}", frames=frames,
+                    frame_start=10 + skipped, pair_ids=[f"{group}#0", f"{group}#1"],
+                    face_labels=labels if label else (0, 0),
+                )
+            )  # fmt: skip
+    made_with = Settings(crop=CropSettings(size=64), store=StoreSettings(chunk_frames=4, shard_frames=16))
+    return write_store(path, [videos], made_with).url
+
+
+PAIRED = SETTINGS.model_copy(
+    update={
+        "label_column": "face_label", "sampler": "paired",
+        "cutmix": CutMixSettings(probability=0.7, donor="pair"),
+    }
+)  # fmt: skip
+"""5 of 8 groups train, so an epoch is 5 pairs in batches of 4, 4 and 2 clips."""
+
+
+@pytest.fixture(scope="module")
+def paired_store(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_paired_store(tmp_path_factory.mktemp("stores") / "paired")
 
 
 @pytest.fixture(scope="module")
@@ -321,9 +367,20 @@ def test_two_half_batches_make_the_step_of_a_whole_one(store: str, tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.cluster
-def test_two_processes_make_the_steps_of_one(store: str, tmp_path: Path) -> None:
-    """Gloo on this machine's loopback; an odd batch, so that the two have unequal shares."""
-    fit(store, str(tmp_path / "one"), "plain", plain_settings(batch_size=5))
+@pytest.mark.parametrize(
+    ("which", "changes"),
+    [
+        ("store", {"batch_size": 5}),
+        ("paired_store", {"batch_size": 6, "label_column": "face_label", "sampler": "paired"}),
+    ],
+    ids=["clips", "pairs"],
+)
+def test_two_processes_make_the_steps_of_one(
+    which: str, changes: dict[str, Any], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Gloo on this machine's loopback; an odd number of units a batch, so that the two have unequal shares."""
+    store, settings = request.getfixturevalue(which), plain_settings(**changes)
+    fit(store, str(tmp_path / "one"), "plain", settings)
     code = (
         "import sys, training.models as models\n"
         "from training.config import TrainSettings\n"
@@ -334,7 +391,7 @@ def test_two_processes_make_the_steps_of_one(store: str, tmp_path: Path) -> None
     )
     (tmp_path / "two.py").write_text(code)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
-    arguments = [str(tmp_path / "two.py"), store, str(tmp_path / "two"), plain_settings(batch_size=5).model_dump_json()]
+    arguments = [str(tmp_path / "two.py"), store, str(tmp_path / "two"), settings.model_dump_json()]
     subprocess.run(
         [*launch, "--nproc-per-node=2", *arguments],
         cwd=PROJECT,
@@ -557,6 +614,146 @@ def test_short_tracks_are_told(store: str) -> None:
     spec = replace(models.model_spec("tiny"), clip_frames=8, frame_step=2)
     training, _, _ = open_clips(FaceStore.open(store), spec, SETTINGS)
     assert training.describe("train").endswith("in 5 groups; 10 are shorter than 15 frames and are looped")
+
+
+# Labels of faces, and pairs
+
+
+def test_faces_labels_are_trained_on_and_videos_labels_validate(tmp_path: Path) -> None:
+    """Of groups 1 and 2, of which the latter trains, it isn't known what became of the second face."""
+    store = FaceStore.open(write_paired_store(tmp_path / "store", {1: (1, None), 2: (1, None)}))
+    settings = SETTINGS.model_copy(update={"label_column": "face_label"})
+    training, validation, batches = open_clips(store, models.model_spec("tiny"), settings)
+    rows = training.tracks.to_pylist()
+    assert training.dataset.labels.tolist() == [-1 if (v := row["face_label"]) is None else v for row in rows]
+    untouched = [row["label"] == 1 and row["track_id"] == 1 and row["face_label"] == 0 for row in rows]
+    assert sum(untouched) == 8
+    assert training.dataset.labels[untouched].tolist() == [0] * 8
+    assert training.describe("train") == (
+        "train: 28 tracks (18 REAL, 10 FAKE by face_label) of 15 videos in 5 groups; 2 more have no face_label and are "
+        "left out"
+    )
+    shown = [int(row) for sample in training.loader for row in sample.row]
+    assert len(shown) == sum(batches.batch_sizes) == 20
+    assert not {row for row in shown if training.dataset.labels[row] < 0}
+
+    assert validation.dataset.labels.tolist() == validation.tracks["label"].to_pylist()
+    assert None in validation.tracks["face_label"].to_pylist()
+    assert validation.describe("validate") == "validate: 18 tracks (6 REAL, 12 FAKE) of 9 videos in 3 groups"
+
+
+def test_what_is_known_of_the_faces_that_validate_changes_no_metric(paired_store: str, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"label_column": "face_label", "epochs": 1})
+    opened = FaceStore.open(paired_store)
+    _, validation, _ = open_clips(opened, models.model_spec("tiny"), settings)
+    groups = {int(group[1:]) for group in validation.tracks["group_id"].to_pylist()}
+    other = write_paired_store(tmp_path / "other", dict.fromkeys(groups, (None, 1)))
+    for name, store in (("run", paired_store), ("other run", other)):
+        fit(store, str(tmp_path / name), "tiny", settings)
+    ours, theirs = (read_info(tmp_path / name / "last.safetensors") for name in ("run", "other run"))
+    assert ours.metrics == theirs.metrics
+    assert ours.store["clips"] != theirs.store["clips"]
+
+
+@pytest.mark.parametrize("sampler", ["balanced", "paired"])
+@pytest.mark.parametrize("label_column", ["label", "face_label"])
+def test_whatever_is_trained_on_scoring_knows_the_clips_and_the_prior_of_a_video(
+    paired_store: str, tmp_path: Path, label_column: str, sampler: str
+) -> None:
+    settings = SETTINGS.model_copy(update={"label_column": label_column, "sampler": sampler, "epochs": 1})
+    fit(paired_store, str(tmp_path / "run"), "tiny", settings)
+    info, store = read_info(tmp_path / "run" / "last.safetensors"), FaceStore.open(paired_store)
+    assert trained_on(read_tracks(store), store.fingerprint, info) == "was trained on"
+    assert info.train_prior == pytest.approx(2 / 3)
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_both_clips_of_a_pair_are_equal_to_the_pixel_where_the_fake_is(paired_store: str, world_size: int) -> None:
+    settings = PAIRED.model_copy(update={"batch_size": 10})
+    store, spec = FaceStore.open(paired_store), models.model_spec("tiny")
+    seen = []
+    for rank in range(world_size):
+        training, _, batches = open_clips(store, spec, settings, rank, world_size)
+        assert training.describe("train") == (
+            "train: 30 tracks (20 REAL, 10 FAKE by face_label) of 15 videos in 5 groups; an epoch has 5 pairs of one "
+            "face; 15 tracks without a partner, all of one class, are left out"
+        )
+        for epoch in range(4):
+            batches.start(epoch)
+            for sample in training.loader:
+                real, fake = sample.frames[0::2], sample.frames[1::2]
+                assert sample.label.tolist() == [0, 1] * len(real)
+                assert torch.equal(real[:, :, :16], fake[:, :, :16])
+                assert not torch.equal(real, fake)
+                seen += sample.row.tolist()
+    names = training.tracks["video_id"].take(seen).to_pylist()
+    originals = [name for name in names if name.endswith("0.mp4")]
+    assert len(originals) == len(names) - len(originals) == 20
+    assert len({name for name in names if not name.endswith("0.mp4")}) > 5
+
+
+@pytest.mark.parametrize("killed_after", [2, 5])
+def test_a_run_on_pairs_that_was_killed_goes_on_as_if_it_had_not_been(
+    paired_store: str, tmp_path: Path, killed_after: int
+) -> None:
+    assert fit(paired_store, str(tmp_path / "whole"), "tiny", PAIRED)
+    assert len(steps(tmp_path / "whole")) == NUM_STEPS
+    with pytest.raises(Killed):
+        fit(
+            paired_store, str(tmp_path / "run"), "tiny", PAIRED, save_minutes=0, should_stop=kill_after(killed_after)
+        )  # fmt: skip
+    assert fit(paired_store, str(tmp_path / "run"), "tiny", PAIRED, resume=True)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_fake_that_differs_from_its_original_alone_is_learned(paired_store: str, tmp_path: Path) -> None:
+    settings = PAIRED.model_copy(update={"epochs": 80, "max_learning_rate": 0.02, "ema_decay": None})
+    settings = settings.model_copy(update={"cutmix": CutMixSettings(probability=0.2, donor="pair")})
+    assert fit(paired_store, str(tmp_path / "run"), "tiny", settings)
+    # Of the fakes that validate, too, one face of two is as filmed.
+    assert read_info(tmp_path / "run" / "best.safetensors").metrics["auc"] > 0.8
+
+
+def test_a_batch_keeps_pairs_aligned_and_gives_each_clip_a_box_of_the_other(
+    paired_store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    donors, equal_shares = [], []
+
+    def noted(clips: Tensor, mix: Mix) -> Tensor:
+        donors.append(mix.donors.tolist())
+        equal_shares.extend((clips[0::2] == clips[1::2]).flatten(1).float().mean(dim=1).tolist())
+        return paste(clips, mix)
+
+    monkeypatch.setattr("training.train.paste", noted)
+    changes = {
+        "cutmix": CutMixSettings(probability=1.0, donor="pair"),
+        "augment": AugmentSettings(colour_probability=0),
+    }
+    settings = PAIRED.model_copy(update={"epochs": 1} | changes)
+    assert fit(paired_store, str(tmp_path / "run"), "tiny", settings)
+    assert donors == [[1, 0, 3, 2], [1, 0, 3, 2], [1, 0]]
+    # The middle of a fake is another one: a quarter of the picture, half of the smallest crop of it.
+    assert len(equal_shares) == 5
+    assert all(0.4 < share < 0.8 for share in equal_shares)
+
+
+def test_a_store_without_labels_of_faces_or_without_pairs_is_told_what_to_do(store: str) -> None:
+    opened, spec = FaceStore.open(store), models.model_spec("tiny")
+    with pytest.raises(
+        InputError,
+        match=r"face_label: of the 10 tracks to train on 0 are known to be as filmed and 0 to be changed.*"
+        r"extract again with pair\.reuse_tracks.*or use train\.label_column: label",
+    ):
+        open_clips(opened, spec, SETTINGS.model_copy(update={"label_column": "face_label"}))
+    with pytest.raises(
+        InputError, match=r"paired: of the 5 real clips to train on none has a fake of it; .*or use train\.sampler: bal"
+    ):
+        open_clips(opened, spec, SETTINGS.model_copy(update={"sampler": "paired"}))
+
+
+def test_more_processes_than_pairs_in_a_batch_are_refused(paired_store: str) -> None:
+    with pytest.raises(InputError, match="10 clips in batches of 4 leave some of the 2 processes without a clip"):
+        open_clips(FaceStore.open(paired_store), models.model_spec("tiny"), PAIRED, rank=0, world_size=2)
 
 
 # Learning by heart

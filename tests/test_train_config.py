@@ -25,6 +25,12 @@ def test_the_demo_is_small_and_known() -> None:
     assert (demo.input_size, demo.clip_frames) == (64, 8)
 
 
+def test_boxes_of_the_pair_go_with_pairs() -> None:
+    train = {"sampler": "paired", "label_column": "face_label", "cutmix": {"donor": "pair"}}
+    parsed = parse_settings({"train": train}, "params.yaml", Settings).train
+    assert (parsed.sampler, parsed.label_column, parsed.cutmix.donor) == ("paired", "face_label", "pair")
+
+
 @pytest.mark.parametrize(
     ("train", "complaint"),
     [
@@ -34,6 +40,10 @@ def test_the_demo_is_small_and_known() -> None:
         ({"input_size": 32}, "greater than or equal to 64"),
         ({"clip_frames": 4}, "greater than or equal to 8"),
         ({"cutmix": {"mode": "mixup"}}, "'spatial', 'temporal' or 'cuboid'"),
+        ({"cutmix": {"donor": "pair"}}, "cutmix.donor: pair needs pairs in a batch: set sampler: paired, or"),
+        ({"cutmix": {"donor": "none"}}, "'any' or 'pair'"),
+        ({"sampler": "pairs"}, "'balanced' or 'paired'"),
+        ({"label_column": "change_score"}, "'label' or 'face_label'"),
         ({"precision": "int8"}, "'auto', 'none', 'bf16' or 'fp16'"),
         ({"batch_size": 1}, "greater than or equal to 2"),
     ],

@@ -22,11 +22,13 @@ OPTIONAL = ("colour_probability", "blur_probability", "noise_probability", "resc
 SIZE = 32
 
 
-def augmented(clips: Tensor, augmentation: AugmentSettings, *, size: int = SIZE, seed: int = 0) -> Tensor:
+def augmented(
+    clips: Tensor, augmentation: AugmentSettings, *, size: int = SIZE, seed: int = 0, together: int = 1
+) -> Tensor:
     """``clips`` after one draw from ``seed``; the generator of the other tests isn't moved."""
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
-        return augment_batch(clips, clip_augmentation(size, augmentation))
+        return augment_batch(clips, clip_augmentation(size, augmentation), together)
 
 
 def only(name: str, probability: float = 1.0) -> AugmentSettings:
@@ -100,6 +102,20 @@ def test_all_frames_of_a_clip_change_alike_and_two_clips_do_not(augmentation: Au
     out = augmented(noise_clips(batch_size=4, num_frames=5, side=48), augmentation)
     assert torch.equal(out, out[:, :1].expand_as(out))
     assert len({clip.numpy().tobytes() for clip in out}) == 4
+
+
+@pytest.mark.parametrize("augmentation", [AugmentSettings(), EVERYTHING.model_copy(update={"noise_probability": 0.0})])
+def test_clips_that_are_augmented_together_stay_aligned_and_others_do_not(augmentation: AugmentSettings) -> None:
+    """All clips show one picture, so those that share their draws come out alike."""
+    out = augmented(noise_clips(batch_size=6, num_frames=3, side=48), augmentation, together=2)
+    assert out.shape == (6, 3, 3, SIZE, SIZE)
+    assert torch.equal(out[0::2], out[1::2])
+    assert len({clip.numpy().tobytes() for clip in out[0::2]}) == 3
+
+
+def test_clips_that_are_augmented_together_keep_their_order_and_frames() -> None:
+    clips = torch.arange(4 * 3, dtype=torch.uint8).reshape(4, 3, 1, 1, 1).expand(4, 3, SIZE, SIZE, 3)
+    assert torch.equal(augmented(clips, STILL, together=2), resized(clips))
 
 
 def test_noise_is_another_in_every_pixel_of_every_frame() -> None:

@@ -40,7 +40,8 @@ class CheckpointInfo:
     """``fingerprint`` and ``settings`` of the extraction whose clips it was trained on, and ``clips``, a digest of
     what these are."""
     train_prior: float
-    """Share of FAKE among the tracks trained on, before they were balanced."""
+    """Share of FAKE among the tracks of the training side, before they were balanced; by the label of their videos
+    also where faces' labels were trained on, since it stands in for the score of a video."""
     epoch: int
     """Epochs done."""
     metrics: dict[str, float]

@@ -8,8 +8,10 @@ from pydantic import Field
 
 from pipeline.device import Precision
 from pipeline.settings import Section
-from training.cutmix import CutMixMode
+from training.cutmix import CutMixDonor, CutMixMode
+from training.dataset import LabelColumn
 
+Sampler = Literal["balanced", "paired"]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 # YAML's only sequence is a list.
 Range = Annotated[tuple[float, float], Field(strict=False)]
@@ -54,6 +56,8 @@ class CutMixSettings(Section):
     """spatial: a rectangle through all frames; temporal: a span of frames; cuboid: a rectangle through some frames."""
     alpha: float = Field(1.0, gt=0.0)
     """The share to paste is drawn with Beta(alpha, alpha)."""
+    donor: CutMixDonor = "any"
+    """Whose box is pasted: that of any clip of the batch, or of the other clip of its pair."""
 
 
 class TrainSettings(Section):
@@ -79,10 +83,14 @@ class TrainSettings(Section):
     """Epochs from one validation, with its checkpoint, to the next; the last is always validated."""
     validation_mirror: bool = False
     """Each of them is scored with its mirror image, too."""
+    label_column: LabelColumn = "label"
+    """The class of a track to train on: its video's label, or its face's. Those whose class is unknown are left out."""
+    sampler: Sampler = "balanced"
+    """An epoch is made of as many clips of either class, or of pairs: a real clip and a fake of the same frames."""
     epochs: int = Field(20, ge=1)
     """An epoch takes each track of the rarer class once, and as many of the other class."""
     batch_size: int = Field(16, ge=2)
-    """Clips a batch, over all processes."""
+    """Clips a batch, over all processes, at most; of an odd number pairs leave one unused."""
     accumulate_batches: int = Field(1, ge=1)
     """Batches whose gradients make one step of the optimizer."""
     optimizer: Literal["adamw", "adam"] = "adamw"
@@ -102,6 +110,10 @@ class TrainSettings(Section):
     seed: int = Field(0, ge=0)
     augment: AugmentSettings = AugmentSettings()
     cutmix: CutMixSettings = CutMixSettings()
+
+    def model_post_init(self, _context: object) -> None:
+        if self.cutmix.donor == "pair" and self.sampler != "paired":
+            raise ValueError("cutmix.donor: pair needs pairs in a batch: set sampler: paired, or cutmix.donor: any")
 
 
 class Settings(Section):

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 CutMixMode = Literal["spatial", "temporal", "cuboid"]
+CutMixDonor = Literal["any", "pair"]
 
 _CUT_AXES: Mapping[CutMixMode, tuple[bool, bool, bool]] = {
     "spatial": (False, True, True),
@@ -48,6 +49,7 @@ def draw_cutmix(
     alpha: float,
     probability: float,
     rng: np.random.Generator,
+    donor: CutMixDonor = "any",
 ) -> Mix | None:
     """Decide whether a batch is mixed and, for each of its clips, with which one and where.
 
@@ -57,13 +59,14 @@ def draw_cutmix(
     from the box that is left.
 
     Args:
-        batch_size: B.
+        batch_size: B; even where donors are of the pair.
         clip_shape: (T, H, W) of the clips.
         mode: ``spatial``: one rectangle through all frames; ``temporal``: a span of whole frames; ``cuboid``: a
             rectangle through a span of frames.
         alpha: above 0. 1 is uniform; below it boxes tend to be small, above it large.
         probability: of mixing this batch, in [0, 1].
         rng: where all randomness comes from.
+        donor: ``any`` clip of the batch; ``pair``: of clips 0 and 1, 2 and 3, ... each is the other's.
 
     Returns:
         None if the batch stays as it is.
@@ -81,7 +84,9 @@ def draw_cutmix(
     num_voxels = sizes.prod()
     # Integers up to the one division: the share is exact to its last bit.
     lam = (num_voxels - (stops - starts).prod(axis=1)) / num_voxels
-    return Mix(rng.permutation(batch_size), starts, stops, lam)
+    # 0 <-> 1, 2 <-> 3, ...
+    donors = np.arange(batch_size) ^ 1 if donor == "pair" else rng.permutation(batch_size)
+    return Mix(donors, starts, stops, lam)
 
 
 def paste(clips: Tensor, mix: Mix) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import signal
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,11 +21,22 @@ from torch.utils.data import Dataset
 
 from pipeline.errors import InputError
 from pipeline.store import FaceStore
-from pipeline.types import UInt8Array
+from pipeline.types import BoolArray, UInt8Array
 
 Int64Array = NDArray[np.int64]
 
-COLUMNS = ("video_id", "track_id", "array", "row_start", "row_stop", "label", "source_id", "group_id", "checksum")
+LabelColumn = Literal["label", "face_label"]
+"""The column that says which class a track is of: its video's label, or whether this face of the video was changed."""
+
+COLUMNS = (
+    *("video_id", "track_id", "array", "row_start", "row_stop", "frame_start"),
+    *("label", "source_id", "group_id", "checksum", "pair_id", "face_label"),
+)
+
+_PLACES = ("array", "row_start", "row_stop", "frame_start")
+_ADDED = ("pair_id", "face_label")
+"""Columns that the first stores lack. Where they are null the digest leaves them out, so that it is the one that
+checkpoints of these stores hold."""
 
 _ORDER = ("group_id", "source_id", "video_id", "track_id")
 
@@ -87,9 +98,11 @@ def labelled(tracks: pa.Table, url: str) -> pa.Table:
 
 
 def contents_digest(tracks: pa.Table) -> str:
-    """Sixteen hex digits that change with any clip, label or group, but not with where in the store a clip lies."""
-    content = tracks.drop_columns(["array", "row_start", "row_stop"])
-    lines = (json.dumps(row, sort_keys=True).encode() for row in content.to_pylist())
+    """Sixteen hex digits that change with any clip, label, pair or group, but not with where in the store or in its
+    video a clip lies."""
+    rows = tracks.drop_columns(list(_PLACES)).to_pylist()
+    contents = ({key: value for key, value in row.items() if value is not None or key not in _ADDED} for row in rows)
+    lines = (json.dumps(content, sort_keys=True).encode() for content in contents)
     return hashlib.sha256(b"\n".join(lines)).hexdigest()[:16]
 
 
@@ -142,19 +155,28 @@ class ClipDataset(Dataset[Sample]):
 
     Args:
         store: where the frames are; it is sent to loading processes by its URL and opened there.
-        tracks: table with the columns ``array, row_start, row_stop, label``.
+        tracks: table with the columns ``array, row_start, row_stop`` and the one of the labels.
         clip_frames: T, frames of a clip.
         frame_step: every n-th frame of the track.
+        label_column: where labels are.
 
     Attributes:
         labels: int64 (N,), of the tracks; -1 unknown.
     """
 
-    def __init__(self, store: FaceStore, tracks: pa.Table, clip_frames: int, frame_step: int = 1) -> None:
+    def __init__(
+        self,
+        store: FaceStore,
+        tracks: pa.Table,
+        clip_frames: int,
+        frame_step: int = 1,
+        label_column: LabelColumn = "label",
+    ) -> None:
         self.store = store
         self.clip_frames = clip_frames
         self.frame_step = frame_step
-        self.labels: Int64Array = tracks["label"].fill_null(-1).to_numpy().astype(np.int64)
+        self.label_column = label_column
+        self.labels: Int64Array = tracks[label_column].fill_null(-1).to_numpy().astype(np.int64)
         self._arrays = tracks["array"].combine_chunks()
         self._row_starts = tracks["row_start"].to_numpy()
         self._lengths = tracks["row_stop"].to_numpy() - self._row_starts
@@ -168,9 +190,10 @@ class ClipDataset(Dataset[Sample]):
         return (self.clip_frames - 1) * self.frame_step + 1
 
     @property
-    def num_looped(self) -> int:
-        """Tracks too short for a clip, whose frames are repeated from the start."""
-        return int((self._lengths < self.span).sum())
+    def is_looped(self) -> BoolArray:
+        """bool (N,): which tracks are too short for a clip, so that their frames are repeated from the start."""
+        short: BoolArray = self._lengths < self.span
+        return short
 
     def __getitem__(self, window: Window) -> Sample:
         row, position = window

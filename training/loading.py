@@ -1,4 +1,4 @@
-"""From a store to batches: labelled tracks, split by group, balanced to train on and evenly taken to validate on."""
+"""From a store to batches: labelled tracks, split by group, balanced or paired to train on, all of them to validate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader
 
 from pipeline.errors import InputError
 from pipeline.store import FaceStore
-from training.config import TrainSettings
+from pipeline.types import FAKE, REAL
+from training.config import Sampler, TrainSettings
 from training.dataset import (
     ClipDataset,
     Sample,
@@ -20,7 +21,8 @@ from training.dataset import (
     read_tracks,
 )
 from training.models import ModelSpec
-from training.sampling import BalancedBatches
+from training.pairing import PairedClips
+from training.sampling import BalancedClips, Batches
 from training.split import group_of, split_tracks
 
 
@@ -29,20 +31,54 @@ class Clips:
     """One side of the split."""
 
     tracks: pa.Table
+    """All of that side; those whose class is unknown aren't shown."""
     dataset: ClipDataset
     loader: DataLoader[Sample]
+    sampling: str = ""
+    """What is worth saying about the units of an epoch."""
 
     def describe(self, purpose: str) -> str:
         """One line: how many of what."""
-        labels = self.dataset.labels
-        videos, groups = len(set(self.tracks["video_id"].to_pylist())), len(set(group_of(self.tracks)))
+        labels, column = self.dataset.labels, self.dataset.label_column
+        is_known = labels >= 0
+        shown = self.tracks.filter(is_known)
+        videos, groups = len(set(shown["video_id"].to_pylist())), len(set(group_of(shown)))
         line = (
-            f"{purpose}: {len(labels):,} tracks ({(labels == 0).sum():,} REAL, {(labels == 1).sum():,} FAKE) "
+            f"{purpose}: {shown.num_rows:,} tracks ({(labels == REAL).sum():,} REAL, {(labels == FAKE).sum():,} FAKE"
+            f"{'' if column == 'label' else f' by {column}'}) "
             f"of {videos:,} videos in {groups:,} group{'s' if groups > 1 else ''}"
         )
-        if looped := self.dataset.num_looped:
+        if left_out := len(labels) - shown.num_rows:
+            line += f"; {left_out:,} more have no {column} and are left out"
+        if looped := int(self.dataset.is_looped[is_known].sum()):
             line += f"; {looped:,} are shorter than {self.dataset.span} frames and are looped"
-        return line
+        return "; ".join([line, self.sampling] if self.sampling else [line])
+
+
+def units_of(clips: ClipDataset, tracks: pa.Table, sampler: Sampler) -> tuple[BalancedClips | PairedClips, str]:
+    """What an epoch of these tracks is made of, and what is worth saying about it.
+
+    Raises:
+        InputError: a class is missing, or pairs are.
+    """
+    numbers = [int((clips.labels == label).sum()) for label in (REAL, FAKE)]
+    if 0 in numbers:
+        # Of label, the split has seen to it.
+        raise InputError(
+            f"train.label_column: face_label: of the {len(clips.labels):,} tracks to train on {numbers[REAL]:,} are "
+            f"known to be as filmed and {numbers[FAKE]:,} to be changed, and training needs both; this is known where "
+            "fakes are compared with their originals: extract again with pair.reuse_tracks and labels that name "
+            "originals, or use train.label_column: label"
+        )
+    if sampler == "balanced":
+        return BalancedClips(clips.labels), ""
+    units = PairedClips.of_tracks(tracks, clips.labels, clips.span)
+    if not units.num_pairs:
+        raise InputError(
+            f"train.sampler: paired: of the {numbers[REAL]:,} real clips to train on none has a fake of it; extract "
+            "again with pair.reuse_tracks and labels that name originals, or use train.sampler: balanced"
+        )
+    return units, units.describe()
 
 
 def open_clips(
@@ -53,20 +89,20 @@ def open_clips(
     world_size: int = 1,
     loader_workers: int = 0,
     pin_memory: bool = False,
-) -> tuple[Clips, Clips, BalancedBatches]:
+) -> tuple[Clips, Clips, Batches]:
     """What trains, what validates, and the batches of the former, of which an epoch has to be chosen.
 
     Args:
         store: face clips with labels.
         spec: length and step of a clip.
-        settings: the split, the size of a batch, the seed.
+        settings: the split, the class to train on, the sampler, the size of a batch, the seed.
         rank: of this process among ``world_size`` that share each batch.
         world_size: number of processes.
         loader_workers: processes that read ahead; 0: this one reads.
         pin_memory: whether batches go to a GPU.
 
     Raises:
-        InputError: the store's tracks don't allow for training and validation on both classes.
+        InputError: the store's tracks don't allow for training and validation on both classes, or there are no pairs.
     """
     sides = split_tracks(
         labelled(read_tracks(store), store.url),
@@ -74,9 +110,12 @@ def open_clips(
         settings.validation_folders,
         settings.split_seed,
     )
-    training, validation = (ClipDataset(store, side, spec.clip_frames, spec.frame_step) for side in sides)
-    batches = BalancedBatches(training.labels, settings.batch_size, settings.seed, rank, world_size)
-    if min(batches.batch_sizes) < world_size:
+    training = ClipDataset(store, sides[0], spec.clip_frames, spec.frame_step, settings.label_column)
+    # By the label of the video whatever is trained on: what is scored in the end are videos.
+    validation = ClipDataset(store, sides[1], spec.clip_frames, spec.frame_step)
+    units, about_units = units_of(training, sides[0], settings.sampler)
+    batches = Batches(units, settings.batch_size, settings.seed, rank, world_size)
+    if min(batches.unit_counts) < world_size:
         raise InputError(
             f"an epoch's {sum(batches.batch_sizes)} clips in batches of {settings.batch_size} leave some of the "
             f"{world_size} processes without a clip; use fewer processes or another train.batch_size"
@@ -93,7 +132,7 @@ def open_clips(
         pin_memory=pin_memory,
     )
     return (
-        Clips(sides[0], training, open_loader(training, batch_sampler=batches)),
+        Clips(sides[0], training, open_loader(training, batch_sampler=batches), about_units),
         Clips(
             sides[1],
             validation,

@@ -65,17 +65,25 @@ def batch_loss(
     sample: Sample,
     spec: ModelSpec,
     settings: TrainSettings,
+    clips_per_unit: int,
     chance: list[int],
 ) -> Tensor:
     """Augmentation, CutMix, the model and its loss: a scalar, the mean over this process's B clips of a batch.
 
     Args:
+        accelerator: what runs the model.
+        model: from clips to logits.
+        sample: the batch.
+        spec: of the model.
+        settings: of augmentation, CutMix and loss.
+        clips_per_unit: so many neighbours are augmented alike; B is a multiple of it.
         chance: numbers that all of the batch's randomness is drawn from.
     """
     rng = np.random.default_rng(chance)
     torch.manual_seed(int(rng.integers(2**63)))  # Of augmentation and dropout.
     frames = sample.frames.to(accelerator.device, non_blocking=True)  # (B, T, H, W, 3) uint8
-    clips = augment_batch(frames, clip_augmentation(spec.input_size, settings.augment))  # (B, T, 3, S, S) in [0, 1]
+    transform = clip_augmentation(spec.input_size, settings.augment)
+    clips = augment_batch(frames, transform, clips_per_unit)  # (B, T, 3, S, S) in [0, 1]
     clips = spec.normalize(clips).contiguous(memory_format=torch.channels_last_3d)  # (B, 3, T, S, S)
     labels = sample.label.to(accelerator.device)
     num_frames, height, width = clips.shape[2:]
@@ -195,7 +203,7 @@ def fit(
             ends_step, step_clips = batches.step_of(progress.batch, accumulate)
             with nullcontext() if ends_step else accelerator.no_sync(model):
                 chance = chance_of(settings.seed, "batch", progress.step, rank)
-                loss = batch_loss(accelerator, model, sample, spec, settings, chance)
+                loss = batch_loss(accelerator, model, sample, spec, settings, batches.clips_per_unit, chance)
                 # Each clip weighs the same, whatever batch and process it is in; gradients of processes are averaged.
                 accelerator.backward(loss * len(sample.label) * world_size / step_clips)
             batch_clips = batches.batch_sizes[progress.batch]
@@ -249,7 +257,7 @@ def fit(
                 num_classes=NUM_CLASSES,
                 train_settings=about["train"],
                 store={**about["store"], "clips": about["clips"]},
-                train_prior=float(training.dataset.labels.mean()),
+                train_prior=float(training.tracks["label"].to_numpy().mean()),
                 epoch=epochs_done,
                 metrics=metrics,
                 versions=about["versions"],

@@ -78,14 +78,18 @@ def clip_augmentation(input_size: int, augmentation: AugmentSettings) -> ClipTra
     return transform
 
 
-def augment_batch(clips: Tensor, transform: ClipTransform) -> Tensor:
+def augment_batch(clips: Tensor, transform: ClipTransform, together: int = 1) -> Tensor:
     """Augment each clip of a batch with a draw of its own, on the device where the batch is.
 
     Args:
         clips: uint8 RGB (B, T, H, W, 3), channels last as a store gives them; left unchanged.
         transform: from :func:`clip_augmentation`.
+        together: so many neighbours share one draw, and what was aligned stays so. B is a multiple of it.
 
     Returns:
         float32 RGB (B, T, 3, S, S) in [0, 1].
     """
-    return torch.stack([transform(clip) for clip in clips.movedim(-1, 2)])
+    num_frames = clips.shape[1]
+    long_clips = clips.reshape(-1, together * num_frames, *clips.shape[2:]).movedim(-1, 2)
+    augmented = torch.stack([transform(clip) for clip in long_clips])
+    return augmented.reshape(len(clips), num_frames, *augmented.shape[2:])
