@@ -44,6 +44,7 @@ SOLE_IMPORTER: Mapping[str, str] = {
     "dask_jobqueue": "pipeline.cluster_options",
     "dask_kubernetes": "pipeline.cluster_options",
     "dask_cuda": "pipeline.cluster_options",
+    "jinja2": "pipeline.page",
 }
 LIGHT = ("store", "files", "schema", "writer", "upkeep")
 """Modules of the pipeline that a reader of a store needs, who may have neither torch nor dask."""
