@@ -33,7 +33,7 @@ from pipeline.files import StoreFiles
 from pipeline.job import Extraction, count_outcomes, failed_rows, pending, take_stock
 from pipeline.ledger import Ledger
 from pipeline.machines import Machines
-from pipeline.plan import partition_bounds, plan_partitions
+from pipeline.plan import partition_bounds, plan_partitions, settings_bounds
 from pipeline.runs import Run, attempts_left, begin_attempt, end_attempt, only_run
 from pipeline.store import FaceStore
 from pipeline.supervise import Call
@@ -168,7 +168,8 @@ def extract_nothing(index: str, url: str, workers: int) -> Measured:
                     todo = take_stock(ledger, videos, store, retry_failed=False)
                 watch.spent_on("stock")
                 bounds = partition_bounds(settings.extract, todo.num_pending, todo.pending_bytes, workers)
-                partitions = plan_partitions(pending(ledger, videos, retry_failed=False), bounds)
+                most = settings_bounds(settings.extract)
+                partitions = plan_partitions(pending(ledger, retry_failed=False), bounds, most)
                 extraction = Extraction(run, settings, partitions, store.partition_names, max_attempts=3)
                 call = Call("benchmarks.dispatch:no_op", {"run": run, "settings": settings})
                 function = machines.function(run, call, engine)

@@ -26,7 +26,7 @@ from pipeline.job import Extraction, supervised
 from pipeline.runs import only_run
 from pipeline.store import FaceStore
 from pipeline.supervise import NO_LIMITS, Call
-from pipeline.types import VideoRef
+from pipeline.types import VideoRef, Work
 from pipeline.writer import create_or_resume
 
 
@@ -48,7 +48,7 @@ def extract_seconds(engine: Engine, workers: int, index: list[VideoRef], setting
         with only_run(create_or_resume(folder, settings)) as run:
             keywords = {"run": run, "settings": settings, "device": "auto", "num_threads": threads_per_worker(workers)}
             call = Call("pipeline.process:process_partition", keywords)
-            extraction = Extraction(run, settings, [(ref,) for ref in index], (), max_attempts=1)
+            extraction = Extraction(run, settings, [Work((ref,)) for ref in index], (), max_attempts=1)
             for _ in extraction.work(partial(supervised, call=call, limits=NO_LIMITS, run=run), engine, None):
                 pass
         seconds = perf_counter() - started

@@ -19,7 +19,7 @@ import click
 from benchmarks.machine import describe_machine
 from pipeline.catalog import batched
 from pipeline.config import ExtractSettings
-from pipeline.plan import Bounds, partition_bounds, plan_partitions
+from pipeline.plan import Bounds, Pending, partition_bounds, plan_partitions, settings_bounds
 from pipeline.types import VideoRef
 
 MEDIAN_SECONDS = 10.0
@@ -64,13 +64,19 @@ def in_order_of_index(videos: list[VideoRef], _num_workers: int) -> Iterator[tup
     return (tuple(batch) for batch in batched(videos, VIDEOS_PER_PARTITION))
 
 
+def planned(videos: list[VideoRef], bounds: Bounds) -> Iterator[tuple[VideoRef, ...]]:
+    """Of videos that nothing was made from: what is planned together is then one video."""
+    pending = (Pending(ref, None) for ref in videos)
+    return (work.videos for work in plan_partitions(pending, bounds, settings_bounds(ExtractSettings())))
+
+
 def largest_first(videos: list[VideoRef], _num_workers: int) -> Iterator[tuple[VideoRef, ...]]:
-    return plan_partitions(videos, Bounds(VIDEOS_PER_PARTITION, size_bytes=2**63))
+    return planned(videos, Bounds(VIDEOS_PER_PARTITION, size_bytes=2**63))
 
 
 def ours(videos: list[VideoRef], num_workers: int) -> Iterator[tuple[VideoRef, ...]]:
     total_bytes = sum(ref.size_bytes for ref in videos)
-    return plan_partitions(videos, partition_bounds(ExtractSettings(), len(videos), total_bytes, num_workers))
+    return planned(videos, partition_bounds(ExtractSettings(), len(videos), total_bytes, num_workers))
 
 
 def ours_over_a_sorted_index(videos: list[VideoRef], num_workers: int) -> Iterator[tuple[VideoRef, ...]]:

@@ -161,7 +161,7 @@ class Videos:
     def batches(self) -> Iterator[list[VideoRef]]:
         """All videos in the order of the index, or the first ``limit`` of them."""
         left = self.limit
-        for batch in iter_index(self.name, BATCH_ROWS) if self._refs is None else batched(self._refs, BATCH_ROWS):
+        for batch in self._all():
             taken = list(batch[:left])
             if taken:
                 yield taken
@@ -169,6 +169,19 @@ class Videos:
                 left -= len(taken)
                 if left <= 0:
                     return
+
+    def beyond_limit(self) -> Iterator[list[VideoRef]]:
+        """The videos that ``limit`` leaves out."""
+        if self.limit is None:
+            return
+        skip = self.limit
+        for batch in self._all():
+            if skip < len(batch):
+                yield list(batch[skip:])
+            skip = max(0, skip - len(batch))
+
+    def _all(self) -> Iterator[Sequence[VideoRef]]:
+        return iter_index(self.name, BATCH_ROWS) if self._refs is None else batched(self._refs, BATCH_ROWS)
 
 
 def batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

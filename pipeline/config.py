@@ -89,13 +89,27 @@ class StoreSettings(Section):
             )
 
 
+class PairSettings(Section):
+    """How fakes are compared with the originals they were made from."""
+
+    reuse_tracks: bool = True
+    """A fake that agrees with its original outside the faces takes its tracks, and is compared with it. Otherwise every
+    video is searched by itself."""
+    max_frame_difference: int = Field(5, ge=0)
+    """Frames that a fake may have more or less than its original."""
+    min_change: float = Field(1.15, gt=0.0)
+    """Least ``change_score`` of a face that counts as changed."""
+
+
 class ExtractSettings(Section):
-    """How work is cut up. Changes neither pixels nor boxes, so it is not part of the fingerprint."""
+    """How work is cut up, which changes no result and is not part of the fingerprint; and what is kept besides."""
 
     videos_per_partition: int = Field(16, ge=1)
     """At most so many videos are worked on and committed as one."""
     megabytes_per_partition: int = Field(256, ge=1)
     """And at most so many megabytes of them, or one video: about ten minutes of 1080p."""
+    save_masks: bool = False
+    """Beside the frames of fakes, where and how much they differ from their originals; part of the fingerprint."""
 
 
 class Settings(Section):
@@ -104,12 +118,13 @@ class Settings(Section):
     detect: DetectSettings = DetectSettings()
     track: TrackSettings = TrackSettings()
     crop: CropSettings = CropSettings()
+    pair: PairSettings = PairSettings()
     store: StoreSettings = StoreSettings()
     extract: ExtractSettings = ExtractSettings()
 
     def results_settings(self) -> dict[str, Any]:
         """What decides a store's contents, as JSON types; two stores that agree in it were made alike."""
-        return self.model_dump(mode="json", exclude={"extract"})
+        return self.model_dump(mode="json", exclude={"extract": {"videos_per_partition", "megabytes_per_partition"}})
 
     def fingerprint(self) -> str:
         """Sixteen hex digits of SHA-256 over :meth:`results_settings`."""

@@ -36,7 +36,7 @@ from pipeline.files import StoreFiles
 from pipeline.job import FAILURES, Extraction, Todo, count_outcomes, failed_rows, pending, take_stock
 from pipeline.ledger import Ledger
 from pipeline.machines import Machines
-from pipeline.plan import Bounds, partition_bounds, plan_partitions
+from pipeline.plan import Bounds, num_tasks, partition_bounds, plan_partitions, settings_bounds
 from pipeline.relabel import relabel
 from pipeline.runs import Run, attempts_left, latest_run, only_run
 from pipeline.settings import load_settings
@@ -63,7 +63,9 @@ class _Request:
     dry_run: bool
 
     def workers_and_bounds(self, todo: Todo) -> tuple[int, Bounds]:
-        num_workers = self.machines.num_workers(todo.num_pending)
+        num_workers = self.machines.num_workers(
+            num_tasks(self.settings.extract, todo.num_families, todo.num_pending, todo.pending_bytes)
+        )
         return num_workers, partition_bounds(self.settings.extract, todo.num_pending, todo.pending_bytes, num_workers)
 
 
@@ -189,7 +191,8 @@ def _work(request: _Request, run: Run, engine: Engine | None, ledger: Ledger, to
     """Work through what is pending, committing partition by partition, with a progress bar on stderr."""
     store, machines = FaceStore.open(run.store_url), request.machines
     num_workers, bounds = request.workers_and_bounds(todo)
-    partitions = plan_partitions(pending(ledger, request.videos, request.retry_failed), bounds)
+    most = settings_bounds(request.settings.extract)
+    partitions = plan_partitions(pending(ledger, request.retry_failed), bounds, most)
     extraction = Extraction(run, request.settings, partitions, store.partition_names, request.max_attempts)
     keywords = {
         "run": run,

@@ -15,11 +15,11 @@ from pipeline.config import Settings
 from pipeline.errors import InputError
 from pipeline.files import StoreFiles
 from pipeline.ledger import Known, Ledger
-from pipeline.plan import partition_number
+from pipeline.plan import Pending, partition_number, usable_source
 from pipeline.runs import AttemptLostError, Run, RunOverError, RunWatch, settle, was_begun
 from pipeline.store import FaceStore
 from pipeline.supervise import AttemptFailedError, Call, Limits, supervise
-from pipeline.types import STATUSES, Partition, VideoOutcome, VideoRef
+from pipeline.types import STATUSES, Partition, VideoOutcome, VideoRef, Work
 from pipeline.writer import PartitionTakenError, PartitionWriter
 
 FAILURES = ("decode_error", "failed")
@@ -33,6 +33,8 @@ class Todo:
     num_pending: int = 0
     """Without a row in the store, or with one that is to be replaced."""
     pending_bytes: int = 0
+    num_families: int = 0
+    """Of the pending: an original and what was made from it is one worker's."""
     num_others: int = 0
     """Videos in the store that weren't asked for."""
     relabelled: list[VideoRef] = field(default_factory=list)
@@ -82,19 +84,32 @@ def take_stock(ledger: Ledger, videos: Videos, store: FaceStore | None, retry_fa
             f"{ref.video_id!r}: {row.size_bytes:,} bytes then, {ref.size_bytes:,} now); remove that store or choose "
             "another"
         )
+    for refs in videos.beyond_limit():
+        ledger.mention(refs)
+    todo.num_families = ledger.num_families(_not_counted(retry_failed))
     todo.num_others = ledger.num_known_unasked()
     return todo
 
 
-def pending(ledger: Ledger, videos: Videos, retry_failed: bool) -> Iterator[VideoRef]:
-    """The videos to work on, a batch of the index in memory at a time."""
-    for refs in videos.batches():
-        known = ledger.known([ref.video_id for ref in refs])
-        for ref in refs:
-            row = known.get(ref.video_id)
-            if row is None or (retry_failed and row.status in FAILURES):
-                # Workers may run in another folder.
-                yield replace(ref, path=str(Path(ref.path).absolute()))
+def pending(ledger: Ledger, retry_failed: bool) -> Iterator[Pending]:
+    """The videos to work on, those of an original one after the other; few are in memory at a time.
+
+    Args:
+        ledger: that stock was taken into.
+        retry_failed: whether failures are to be done again.
+    """
+    for ref, original in ledger.without_row(_not_counted(retry_failed)):
+        yield Pending(_found_anywhere(ref), usable_source(ref, original and _found_anywhere(original)))
+
+
+def _not_counted(retry_failed: bool) -> tuple[str, ...]:
+    """Statuses of rows that are to be replaced."""
+    return FAILURES if retry_failed else ()
+
+
+def _found_anywhere(ref: VideoRef) -> VideoRef:
+    """The same with an absolute path: workers may run in another folder."""
+    return replace(ref, path=str(Path(ref.path).absolute()))
 
 
 @dataclass(frozen=True)
@@ -112,7 +127,7 @@ class Extraction:
     Args:
         run: that has the store.
         settings: of the extraction.
-        partitions: the videos of each; taken as workers become free.
+        partitions: what each is to hold; taken as workers become free.
         used_names: of all partitions that the store has had.
         max_attempts: failures after which a video is given up.
     """
@@ -121,7 +136,7 @@ class Extraction:
         self,
         run: Run,
         settings: Settings,
-        partitions: Iterable[tuple[VideoRef, ...]],
+        partitions: Iterable[Work],
         used_names: Iterable[str],
         max_attempts: int,
     ) -> None:
@@ -156,9 +171,12 @@ class Extraction:
     def _take(self) -> Task | None:
         if self._again:
             retry = self._again.popleft()
-            return Task(Partition(next(self._numbers), retry.videos), retry.num_failed)
-        videos = next(self._new, None)
-        return Task(Partition(next(self._numbers), videos)) if videos else None
+            return Task(self._partition(retry.work), retry.num_failed, retry.num_failed_over_original)
+        work = next(self._new, None)
+        return Task(self._partition(work)) if work else None
+
+    def _partition(self, work: Work) -> Partition:
+        return Partition(next(self._numbers), work.videos, work.sources)
 
     def _finish(self, done: Done[Task, list[VideoOutcome]]) -> Iterator[Progress]:
         partition = done.item.partition
@@ -175,11 +193,11 @@ class Extraction:
         if settle(self._files, partition.name):
             yield _progress(partition, [])
         elif is_innocent:
-            self._again.append(Retry(partition.videos, done.item.num_failed))
+            self._again.append(_again(done.item, 0))
         elif failure is None:
             if done.item.num_failed + 1 >= self._max_attempts:
                 raise done.error
-            self._again.append(Retry(partition.videos, done.item.num_failed + 1))
+            self._again.append(_again(done.item, 1))
         else:
             retries, given_up = after_failure(done.item, failure, self._max_attempts)
             self._again.extend(retries)
@@ -191,6 +209,12 @@ class Extraction:
         """The row of a video that was given up."""
         name = Partition(next(self._numbers), (outcome.ref,)).name
         PartitionWriter(self._files, name, self._settings.crop.size, self._settings.store).commit([outcome], [])
+
+
+def _again(task: Task, num_failed: int) -> Retry:
+    """The same, after so many more failures."""
+    work = Work(task.partition.videos, task.partition.sources)
+    return Retry(work, task.num_failed + num_failed, task.num_failed_over_original)
 
 
 def _progress(partition: Partition, outcomes: list[VideoOutcome]) -> Progress:

@@ -5,11 +5,17 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass, fields
 from typing import Self
 
 from pipeline.types import VideoRef
+
+_REF_COLUMNS = [field.name for field in fields(VideoRef)]
+_WITHOUT_ROW = """
+    LEFT JOIN known ON known.video_id = video.video_id AND known.status NOT IN (SELECT value FROM json_each(?))
+    WHERE video.is_asked AND known.video_id IS NULL
+    """
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,9 @@ class Ledger:
         self._database.executescript(
             """
             PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF;
-            CREATE TABLE asked (video_id TEXT PRIMARY KEY) WITHOUT ROWID;
+            CREATE TABLE videos (
+                video_id TEXT PRIMARY KEY, path, size_bytes, modified_ns, label, source_id, group_id, is_asked
+            ) WITHOUT ROWID;
             CREATE TABLE known (
                 video_id TEXT PRIMARY KEY, status, size_bytes, label, source_id, group_id
             ) WITHOUT ROWID;
@@ -51,7 +59,7 @@ class Ledger:
 
     def clear(self) -> None:
         """Forget everything."""
-        self._database.executescript("DELETE FROM asked; DELETE FROM known;")
+        self._database.executescript("DROP INDEX IF EXISTS family; DELETE FROM videos; DELETE FROM known;")
 
     def ask(self, refs: Sequence[VideoRef]) -> list[str]:
         """Note videos as asked for.
@@ -60,9 +68,17 @@ class Ledger:
             Those that had been already.
         """
         counts = Counter(ref.video_id for ref in refs)
-        again = self._among("asked", list(counts)) + [video_id for video_id, count in counts.items() if count > 1]
-        self._database.executemany("INSERT OR IGNORE INTO asked VALUES (?)", [(ref.video_id,) for ref in refs])
+        again = self._among_videos(list(counts)) + [video_id for video_id, count in counts.items() if count > 1]
+        self._note(refs, is_asked=True)
         return again
+
+    def mention(self, refs: Sequence[VideoRef]) -> None:
+        """Note videos that aren't asked for, since others may have been made from them."""
+        self._note(refs, is_asked=False)
+
+    def _note(self, refs: Sequence[VideoRef], is_asked: bool) -> None:
+        rows = ((*astuple(ref), is_asked) for ref in refs)
+        self._database.executemany("INSERT OR IGNORE INTO videos VALUES (?, ?, ?, ?, ?, ?, ?, ?)", rows)
 
     def learn(self, rows: Iterable[dict[str, object]]) -> None:
         """Note rows of a store's ``videos`` table, with at least the columns of :class:`Known`."""
@@ -77,13 +93,43 @@ class Ledger:
 
     def asked(self, video_ids: Sequence[str]) -> set[str]:
         """Those of these videos that were asked for."""
-        return set(self._among("asked", video_ids))
+        return set(self._among_videos(video_ids, "AND is_asked"))
 
     def num_known_unasked(self) -> int:
         """Videos in the store that weren't asked for."""
-        query = "SELECT count(*) FROM known WHERE video_id NOT IN (SELECT video_id FROM asked)"
+        query = "SELECT count(*) FROM known WHERE video_id NOT IN (SELECT video_id FROM videos WHERE is_asked)"
         return int(self._database.execute(query).fetchone()[0])
 
-    def _among(self, table: str, video_ids: Sequence[str]) -> list[str]:
-        query = f"SELECT video_id FROM {table} WHERE video_id IN (SELECT value FROM json_each(?))"  # noqa: S608
+    def without_row(self, not_counted: Collection[str] = ()) -> Iterator[tuple[VideoRef, VideoRef | None]]:
+        """The videos asked for that have no row in the store, each with the original that it names, if that was noted.
+
+        By original, and the original itself first.
+
+        Args:
+            not_counted: statuses of rows that are as good as none.
+        """
+        self._sort()
+        columns = ", ".join(f"{table}.{column}" for table in ("video", "original") for column in _REF_COLUMNS)
+        query = f"""
+            SELECT {columns} FROM videos AS video
+            LEFT JOIN videos AS original ON original.video_id = video.source_id
+            {_WITHOUT_ROW}
+            ORDER BY coalesce(video.source_id, video.video_id), video.source_id IS NOT NULL, video.video_id
+            """  # noqa: S608  names of our own
+        for row in self._database.execute(query, [json.dumps(list(not_counted))]):
+            ref, original = row[: len(_REF_COLUMNS)], row[len(_REF_COLUMNS) :]
+            yield VideoRef(*ref), None if original[0] is None else VideoRef(*original)
+
+    def num_families(self, not_counted: Collection[str] = ()) -> int:
+        """How many originals the videos of :meth:`without_row` are, or name."""
+        self._sort()
+        query = f"SELECT count(DISTINCT coalesce(video.source_id, video.video_id)) FROM videos AS video {_WITHOUT_ROW}"  # noqa: S608
+        return int(self._database.execute(query, [json.dumps(list(not_counted))]).fetchone()[0])
+
+    def _sort(self) -> None:
+        # Not before all are noted: sorting them at once is faster than keeping them sorted.
+        self._database.execute("CREATE INDEX IF NOT EXISTS family ON videos (coalesce(source_id, video_id))")
+
+    def _among_videos(self, video_ids: Sequence[str], condition: str = "") -> list[str]:
+        query = f"SELECT video_id FROM videos WHERE video_id IN (SELECT value FROM json_each(?)) {condition}"  # noqa: S608
         return [row[0] for row in self._database.execute(query, [json.dumps(video_ids)])]

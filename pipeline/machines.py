@@ -49,11 +49,11 @@ class Machines:
             return ()
         return visible_gpus() if choose_device(self.device) == "cuda" else ()
 
-    def num_workers(self, num_videos: int) -> int:
-        """Processes on this machine, at most one a video if it isn't said how many; 0: this one, or not known."""
+    def num_workers(self, num_tasks: int) -> int:
+        """Processes on this machine, at most one a task if it isn't said how many; 0: this one, or not known."""
         if self.workers is not None or not self.is_here:
             return self.workers or 0
-        return max(1, min(len(self.gpus) or threads_per_worker(1), num_videos))
+        return max(1, min(len(self.gpus) or threads_per_worker(1), num_tasks))
 
     def engine(self, num_workers: int) -> AbstractContextManager[Engine | None]:
         """The workers, or None for in-process.

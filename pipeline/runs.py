@@ -37,7 +37,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import WriteError
 from pipeline.files import StoreFiles
-from pipeline.schema import TRACKS_SCHEMA, VIDEOS_SCHEMA
+from pipeline.schema import TRACKS_SCHEMA, VIDEOS_SCHEMA, masks_name
 from pipeline.writer import to_parquet
 
 logger = logging.getLogger(__name__)
@@ -304,7 +304,8 @@ def settle(files: StoreFiles, partition_name: str) -> bool:
         if not committed and _has_rows(files, tracks):
             files.write(tracks, no_tracks)
         if not committed and (array := _array_of_attempt(files, partition_name)):
-            files.remove(f"arrays/{array}")
+            for name in (array, masks_name(array)):
+                files.remove(f"arrays/{name}")
         end_attempt(files, partition_name)
     except OSError as error:
         raise WriteError(f"can't write to {files.url}: {error}") from error

@@ -9,10 +9,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.types import Float32Array, Track, VideoOutcome
+from pipeline.types import FAKE, REAL, Float32Array, Track, VideoOutcome
 
 FORMAT = "face-clip-store"
 FORMAT_VERSION = 1
+
+_MASKS_ENDING = ".masks.zarr"
 
 _BOX = pa.list_(pa.float32(), 4)
 _LANDMARKS = pa.list_(pa.list_(pa.float32(), 2), 5)
@@ -46,9 +48,16 @@ TRACKS_SCHEMA = pa.schema(
         ("face_id", pa.int32()),
         ("segment", pa.int32()),
         ("timestamps_seconds", pa.list_(pa.float64())),
+        ("pair_id", pa.string()),
+        ("face_label", pa.int8()),
+        ("change_score", pa.float32()),
+        ("change_scores", pa.list_(pa.float32())),
     ]
 )
 """One row a track: one face over consecutive frames."""
+
+PER_FRAME_COLUMNS = tuple(field.name for field in TRACKS_SCHEMA if pa.types.is_list(field.type))
+"""Lists, as long as the track where they aren't null."""
 
 VIDEOS_SCHEMA = pa.schema(
     [
@@ -75,14 +84,31 @@ VIDEOS_SCHEMA = pa.schema(
         ("num_frames_failed", pa.int64()),
         ("num_tracks_too_short", pa.int32()),
         ("num_tracks_over_max_faces", pa.int32()),
+        ("tracks_from", pa.string()),
+        ("pairing_note", pa.string()),
     ]
 )
 """One row a video, whatever became of it."""
 
+ADDED_COLUMNS = frozenset({"pair_id", "face_label", "change_score", "change_scores", "tracks_from", "pairing_note"})
+"""Not in the first stores of this version, where they are read as null."""
 PLACEMENT_COLUMNS = frozenset({"array", "row_start", "row_stop"})
 """Where a track lies: differs with partitioning, and says nothing of what the track is."""
-CIRCUMSTANCE_COLUMNS = frozenset({"path", "message", "decode_seconds", "detect_seconds", "write_seconds"})
+CIRCUMSTANCE_COLUMNS = frozenset(
+    {"path", "message", "pairing_note", "decode_seconds", "detect_seconds", "write_seconds"}
+)
 """How and where a video was worked on: differs from run to run."""
+
+
+def masks_name(array_name: str) -> str:
+    """Name of the array that lies beside an array of frames and holds their masks, row by row."""
+    return f"{array_name.removesuffix('.zarr')}{_MASKS_ENDING}"
+
+
+def frames_name(array_name: str) -> str:
+    """Name of the array of frames that an array belongs to: its own, or that of the frames it is beside."""
+    is_masks = array_name.endswith(_MASKS_ENDING)
+    return f"{array_name.removesuffix(_MASKS_ENDING)}.zarr" if is_masks else array_name
 
 
 @dataclass(frozen=True)
@@ -108,21 +134,44 @@ class StoredTrack:
     """Mean variance of the Laplacian of the stored grey frames; low is blurred."""
     checksum: str
     """SHA-256 of the frames' bytes, hex."""
+    pair_id: str | None = None
+    """Shared by the same face of an original and of its fakes, over the same frames and squares."""
+    face_label: int | None = None
+    """0 the face is as it was filmed, 1 it was changed, None unknown."""
+    change_score: float | None = None
+    """How far the face differs from that of the original, in units of what compression does; None: not compared."""
+    change_scores: Float32Array | None = None
+    """float32 (T,), the same frame by frame."""
 
 
-def _lists(rows: Sequence[NDArray[np.generic]], list_type: pa.DataType) -> pa.Array:
-    """A list column from one array (T, ...) a row, without a Python object a number."""
-    offsets = pa.array(np.cumsum([0, *(len(row) for row in rows)]), pa.int32())
+def face_label(label: int | None, change_score: float | None, min_change: float) -> int | None:
+    """Whether one face of a video is as it was filmed (0) or was changed (1); None unknown.
+
+    Args:
+        label: of the video.
+        change_score: of the face; None: it was compared with nothing.
+        min_change: from which a face counts as changed.
+    """
+    if label == FAKE and change_score is not None:
+        return FAKE if change_score >= min_change else REAL
+    return REAL if label == REAL else None
+
+
+def _lists(rows: Sequence[NDArray[np.generic] | None], list_type: pa.DataType) -> pa.Array:
+    """A list column from one array (T, ...) a row, or null, without a Python object a number."""
+    is_null = pa.array([row is None for row in rows], pa.bool_())
+    present = [np.asarray(row) for row in rows if row is not None]
+    offsets = pa.array(np.cumsum([0, *(0 if row is None else len(row) for row in rows)]), pa.int32())
     value_type = list_type.value_type
     shape: list[int] = []
     while pa.types.is_fixed_size_list(value_type):
         shape.append(value_type.list_size)
         value_type = value_type.value_type
-    flat = np.concatenate([np.asarray(row).reshape(-1) for row in rows]) if rows else np.zeros(0)
+    flat = np.concatenate([row.reshape(-1) for row in present]) if present else np.zeros(0)
     values = pa.array(flat, value_type)
     for size in reversed(shape):
         values = pa.FixedSizeListArray.from_arrays(values, size)
-    return pa.ListArray.from_arrays(offsets, values)
+    return pa.ListArray.from_arrays(offsets, values, mask=is_null)
 
 
 def tracks_table(stored: Sequence[StoredTrack]) -> pa.Table:
@@ -133,7 +182,7 @@ def tracks_table(stored: Sequence[StoredTrack]) -> pa.Table:
         name: [getattr(s, name) for s in stored]
         for name in (
             "video_id", "track_id", "array", "row_start", "fps", "label", "source_id", "group_id", "width", "height",
-            "sharpness", "checksum",
+            "sharpness", "checksum", "pair_id", "face_label", "change_score",
         )
     }  # fmt: skip
     columns |= {
@@ -154,6 +203,7 @@ def tracks_table(stored: Sequence[StoredTrack]) -> pa.Table:
         "observed": [t.observed for t in tracks],
         "crop_xyxy": [s.crop_xyxy for s in stored],
         "timestamps_seconds": [s.timestamps_seconds for s in stored],
+        "change_scores": [s.change_scores for s in stored],
     }
     arrays = [
         _lists(per_frame[field.name], field.type)  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ from pipeline.errors import InputError
 
 SECTIONS = (
     *("data", "models", "ensemble"),
-    *("detect", "track", "crop", "store", "extract", "train", "predict", "aggregate", "evaluate"),
+    *("detect", "track", "crop", "pair", "store", "extract", "train", "predict", "aggregate", "evaluate"),
 )
 """The sections of all stages; the first three are for ``dvc.yaml``."""
 DEFAULT_FILE = "params.yaml"

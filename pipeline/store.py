@@ -17,7 +17,15 @@ import pyarrow.parquet as pq
 import zarr
 
 from pipeline.files import StoreFiles
-from pipeline.schema import CIRCUMSTANCE_COLUMNS, PLACEMENT_COLUMNS, TRACKS_SCHEMA, VIDEOS_SCHEMA
+from pipeline.schema import (
+    ADDED_COLUMNS,
+    CIRCUMSTANCE_COLUMNS,
+    PLACEMENT_COLUMNS,
+    TRACKS_SCHEMA,
+    VIDEOS_SCHEMA,
+    frames_name,
+    masks_name,
+)
 from pipeline.types import UInt8Array
 from pipeline.writer import CODEC_PIPELINE, StoreFormatError, read_manifest
 
@@ -60,6 +68,16 @@ class FaceStore:
         """Of the settings it was made with."""
         return str(self.manifest["fingerprint"])
 
+    @property
+    def min_change(self) -> float:
+        """Least ``change_score`` of a face that counts as changed."""
+        return float(self.manifest["settings"].get("pair", {}).get("min_change", float("inf")))
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether it says where fakes differ from their originals, see :meth:`masks`."""
+        return bool(self.manifest["settings"].get("extract", {}).get("save_masks", False))
+
     @cached_property
     def partition_names(self) -> list[str]:
         """The committed partitions, as of the first look."""
@@ -78,7 +96,11 @@ class FaceStore:
         try:
             # Not pq.read_table: its threads may let go of the bytes when the interpreter is ending, and abort it.
             with pq.ParquetFile(pa.BufferReader(self.files.read(name))) as file:
-                return file.read(columns=wanted).select(wanted)
+                later = ADDED_COLUMNS.difference(file.schema_arrow.names)
+                found = file.read(columns=[column for column in wanted if column not in later])
+                for column in later.intersection(wanted):
+                    found = found.append_column(schema.field(column), pa.nulls(len(found), schema.field(column).type))
+                return found.select(wanted)
         except (OSError, pa.ArrowException, KeyError) as error:
             raise StoreFormatError(
                 f"{self.url}/{name} is missing or damaged ({type(error).__name__}: {error}); "
@@ -121,13 +143,48 @@ class FaceStore:
             IndexError: the window reaches beyond the track.
             StoreFormatError: the array is missing or damaged.
         """
+        name, row_start, row_stop = self._placement(track)
+        return self._rows(track, name, row_start, row_stop, start, stop, step)
+
+    def masks(
+        self, track: int | Mapping[str, Any], start: int = 0, stop: int | None = None, step: int = 1
+    ) -> UInt8Array:
+        """Where a window of a fake's frames differs from the original, beyond what compression does.
+
+        Args:
+            as :meth:`frames`.
+
+        Returns:
+            uint8 (T, H, W), grey levels, the largest of the channels. Zeros where the track wasn't compared with an
+            original (its ``change_score`` is null).
+
+        Raises:
+            LookupError: the store was made without them.
+            IndexError, StoreFormatError: as :meth:`frames`.
+        """
+        if not self.has_masks:
+            raise LookupError(f"{self.url} has no masks: extract into another store with extract.save_masks: true")
+        name, row_start, row_stop = self._placement(track)
+        return self._rows(track, masks_name(name), row_start, row_stop, start, stop, step)
+
+    def _placement(self, track: int | Mapping[str, Any]) -> tuple[str, int, int]:
         if isinstance(track, Mapping):
-            name, row_start, row_stop = str(track["array"]), int(track["row_start"]), int(track["row_stop"])
-        else:
-            names, starts, stops = self._placements
-            if not 0 <= track < len(names):
-                raise IndexError(f"there is no track {track}: the store has {len(names)}, counted from 0")
-            name, row_start, row_stop = names[track].as_py(), int(starts[track]), int(stops[track])
+            return str(track["array"]), int(track["row_start"]), int(track["row_stop"])
+        names, starts, stops = self._placements
+        if not 0 <= track < len(names):
+            raise IndexError(f"there is no track {track}: the store has {len(names)}, counted from 0")
+        return names[track].as_py(), int(starts[track]), int(stops[track])
+
+    def _rows(
+        self,
+        track: int | Mapping[str, Any],
+        name: str,
+        row_start: int,
+        row_stop: int,
+        start: int,
+        stop: int | None,
+        step: int,
+    ) -> UInt8Array:
         length = row_stop - row_start
         stop = length if stop is None else stop
         if not 0 <= start < stop <= length or step < 1:
@@ -166,7 +223,8 @@ class FaceStore:
         # zarr reads a shard that isn't there as zeros. All are written, so a missing one is a lost one.
         expected = -(-array.shape[0] // (array.shards or array.chunks)[0])
         found = self.files.num_files(f"arrays/{name}/c")
-        if found != expected:
+        # Of masks those of zeros only aren't.
+        if found != expected and frames_name(name) == name:
             raise FileNotFoundError(f"{found} of its {expected} shards are there")
         self._arrays[name] = array
         if len(self._arrays) > _MAX_OPEN_ARRAYS:

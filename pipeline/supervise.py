@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -33,7 +34,7 @@ class Limits:
     """What a child may take."""
 
     video_seconds: float | None = None
-    """For one video, and for what concerns a whole partition; None: any time."""
+    """For one video, and for what concerns a whole partition, however often it comes back to it; None: any time."""
     memory_bytes: int | None = None
     """Resident memory; None: as much as there is."""
 
@@ -133,15 +134,13 @@ def supervise(item: Any, call: Call, limits: Limits, check: Callable[[], None]) 
     try:
         if child is None:
             child = _of_thread.child = _Child()
-            child.connection.send((item, call))
+            with suppress(BrokenPipeError):  # It's dead; how it ended will be told as of any other.
+                child.connection.send((item, call))
         kind, value = _watch(child, limits, check)
-    except BaseException as error:
+    except BaseException:
         _of_thread.child = None
-        if child is None:
-            raise
-        child.kill()
-        if isinstance(error, BrokenPipeError):
-            raise AttemptFailedError(child.how_it_ended(), None) from None
+        if child is not None:
+            child.kill()
         raise
     if kind == "error":
         raise value
@@ -164,24 +163,33 @@ def _watch(child: _Child, limits: Limits, check: Callable[[], None]) -> tuple[st
     """The child's answer."""
     video_id: str | None = None
     allowed_seconds: float | None = START_SECONDS
-    since = looked = monotonic()
+    has_begun = False
+    # Videos may take turns: the time up to each message is that of the video that it was at.
+    seconds_of: defaultdict[str | None, float] = defaultdict(float)
+    last = looked = monotonic()
     while True:
+        kind, value = "", None
         try:
             if child.connection.poll(_LOOK_SECONDS):
                 kind, value = child.connection.recv()
-                if kind in {"done", "error"}:
-                    return kind, value
-                if kind == "at":
-                    video_id, allowed_seconds = value, limits.video_seconds
-                since = monotonic()
         except (EOFError, OSError):
             child.kill()
             raise AttemptFailedError(child.how_it_ended(), video_id) from None
-        if monotonic() - looked < _LOOK_SECONDS:
-            continue
-        looked = monotonic()
-        if allowed_seconds is not None and looked - since > allowed_seconds:
+        if kind in {"done", "error"}:
+            return kind, value
+        now = monotonic()
+        seconds_of[video_id] += now - last
+        last = now
+        if allowed_seconds is not None and seconds_of[video_id] > allowed_seconds:
             raise AttemptFailedError(f"not done after {allowed_seconds:g} s", video_id, is_final=video_id is not None)
+        if kind == "at":
+            if not has_begun:
+                has_begun, allowed_seconds = True, limits.video_seconds
+                seconds_of.clear()
+            video_id = value
+        if now - looked < _LOOK_SECONDS:
+            continue
+        looked = now
         if limits.memory_bytes is not None and (used := child.memory_bytes()) > limits.memory_bytes:
             allowed_gb = limits.memory_bytes / 1e9
             raise AttemptFailedError(

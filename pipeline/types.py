@@ -7,6 +7,7 @@ Ranges are half-open, times are seconds, sizes are bytes, labels are 0 REAL, 1 F
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -21,6 +22,8 @@ Status = Literal["ok", "no_face", "too_short", "decode_error", "failed"]
 STATUSES: tuple[Status, ...] = ("ok", "no_face", "too_short", "decode_error", "failed")
 
 REAL, FAKE = 0, 1
+
+TracksFrom = Literal["own", "original"]
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,10 @@ class VideoRef:
     """``video_id`` of the original a fake was made from; None for originals and unknown."""
     group_id: str = ""
     """Videos that share people share this; a train/validation split never cuts a group."""
+
+
+Source = VideoRef | str
+"""What a video was made from: a video, or the reason why it can't be compared with that."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +156,21 @@ class VideoOutcome:
     decode_seconds: float = 0.0
     detect_seconds: float = 0.0
     write_seconds: float = 0.0
-    """Cropping, compressing and writing."""
+    """Cropping, compressing and writing; of a fake with its original's tracks comparing, too."""
+    tracks_from: TracksFrom | None = None
+    """Whether faces were searched for in the video itself, or its tracks are those of the original that it was made
+    from; None where neither came about."""
+    pairing_note: str | None = None
+    """For a person: why a video that names its original has tracks of its own."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Videos to be worked on and committed as one."""
+
+    videos: tuple[VideoRef, ...]
+    sources: Mapping[str, Source] = field(default_factory=dict)
+    """By the ``source_id`` of these videos: what they were made from, whether or not it is one of them."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +179,8 @@ class Partition:
 
     number: int
     videos: tuple[VideoRef, ...] = field(repr=False)
+    sources: Mapping[str, Source] = field(default_factory=dict, repr=False)
+    """As of :class:`Work`."""
 
     @property
     def name(self) -> str:

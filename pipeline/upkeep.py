@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 
 from pipeline.files import StoreFiles
 from pipeline.runs import attempts_left, latest_run, settle
+from pipeline.schema import ADDED_COLUMNS, PER_FRAME_COLUMNS, face_label, frames_name
 from pipeline.store import FaceStore, StoreFormatError
 from pipeline.types import STATUSES
 from pipeline.writer import frames_checksum, to_parquet
@@ -36,7 +37,11 @@ def _orphans(store: FaceStore, is_in_work: bool) -> list[str]:
     return sorted(
         [
             *temporaries,
-            *(f"arrays/{name}" for name in arrays if name not in referenced and name.rsplit("-", 1)[0] not in in_work),
+            *(
+                f"arrays/{name}"
+                for name in arrays
+                if frames_name(name) not in referenced and name.rsplit("-", 1)[0] not in in_work
+            ),
             *(f"tracks/{name}" for name in tables if name.removesuffix(".parquet") not in known),
             *(f"runs/{name}.json" for name in attempts if name not in in_work),
         ]
@@ -155,11 +160,16 @@ def find_problems(store: FaceStore) -> Iterator[tuple[str, str]]:
             stop_of_array[row["array"]] = row["row_stop"]
             if length != len(range(row["frame_start"], row["frame_stop"], row["frame_step"])):
                 yield name, f"{where}: {length} rows for frames [{row['frame_start']}, {row['frame_stop']})"
-            for column in ("boxes_xyxy", "landmarks", "crop_xyxy", "scores", "observed", "timestamps_seconds"):
-                if len(row[column]) != length:
-                    yield name, f"{where}: {len(row[column])} {column} for {length} rows"
+            for column in PER_FRAME_COLUMNS:
+                found = row[column]
+                if (found is None and column not in ADDED_COLUMNS) or (found is not None and len(found) != length):
+                    yield name, f"{where}: {'no' if found is None else len(found)} {column} for {length} rows"
+            if row["face_label"] not in (None, face_label(row["label"], row["change_score"], store.min_change)):
+                yield name, f"{where}: face_label {row['face_label']} doesn't follow from label and change_score"
             try:
                 checksum = frames_checksum(store.frames(row))
+                if store.has_masks:
+                    store.masks(row)
             except (StoreFormatError, IndexError) as error:
                 yield name, f"{where}: {error}"
             else:

@@ -22,7 +22,7 @@ from zarr.codecs import BloscCodec, ZstdCodec
 from pipeline.config import Settings, StoreSettings
 from pipeline.errors import InputError, WriteError
 from pipeline.files import StoreFiles
-from pipeline.schema import FORMAT, FORMAT_VERSION, StoredTrack, tracks_table, videos_table
+from pipeline.schema import FORMAT, FORMAT_VERSION, StoredTrack, masks_name, tracks_table, videos_table
 from pipeline.settings import differences
 from pipeline.types import UInt8Array, VideoOutcome
 from pipeline.versions import code_digest, installed_versions
@@ -160,37 +160,127 @@ class PartitionTakenError(Exception):
     """The partition's number has been given up or committed by others meanwhile; its videos are somebody else's now."""
 
 
+class _GrowingArray:
+    """A zarr array that rows are appended to; they are collected until they fill a shard, so that each shard is
+    compressed and written once."""
+
+    def __init__(
+        self, files: StoreFiles, name: str, row_shape: tuple[int, ...], dimension_names: list[str],
+        settings: StoreSettings, keeps_zeros: bool,
+    ) -> None:  # fmt: skip
+        self._files = files
+        self.name = name
+        self._settings = settings
+        self._row_shape = row_shape
+        self._dimension_names = dimension_names
+        self._keeps_zeros = keeps_zeros
+        """Whether a shard of zeros only is a file, too."""
+        self._array: zarr.Array[Any] | None = None
+        self._rows_written = 0
+        self._pending: UInt8Array = np.empty((settings.shard_frames, *row_shape), np.uint8)
+        """Room for one shard; the system gives memory for it only as it fills."""
+        self._rows_pending = 0
+
+    @property
+    def rows(self) -> int:
+        return self._rows_written + self._rows_pending
+
+    def append(self, rows: UInt8Array) -> None:
+        shard_frames = self._settings.shard_frames
+        while len(rows):
+            taken = rows[: shard_frames - self._rows_pending]
+            rows = rows[len(taken) :]
+            self._pending[self._rows_pending : self._rows_pending + len(taken)] = taken
+            self._rows_pending += len(taken)
+            if self._rows_pending == shard_frames:
+                self.flush()
+
+    def flush(self) -> None:
+        """Write what is pending."""
+        if self._rows_pending:
+            self._write(self._pending[: self._rows_pending])
+            self._rows_pending = 0
+
+    def _write(self, rows: UInt8Array) -> None:
+        stop = self._rows_written + len(rows)
+        try:
+            if self._array is None:
+                self._array = self._create()
+            self._array.resize((stop, *self._row_shape))
+            array = self._for_zeros() if self._keeps_zeros and not rows.any() else self._array
+            array[self._rows_written : stop] = rows
+        except (OSError, RuntimeError) as error:
+            # zarrs reports a full disk as RuntimeError.
+            raise StoreWriteError(f"can't write to {self._files.url}: {error}") from error
+        self._rows_written = stop
+
+    def _create(self) -> zarr.Array[Any]:
+        with zarr.config.set(CODEC_PIPELINE):
+            return zarr.create_array(
+                self._files.zarr_store(f"arrays/{self.name}", read_only=False),
+                shape=(0, *self._row_shape),
+                chunks=(self._settings.chunk_frames, *self._row_shape),
+                shards=(self._settings.shard_frames, *self._row_shape),
+                dtype="uint8",
+                compressors=_COMPRESSORS[self._settings.codec],
+                filters=None,
+                fill_value=0,
+                dimension_names=self._dimension_names,
+            )
+
+    def _for_zeros(self) -> zarr.Array[Any]:
+        """The same array through zarr's own codecs: zarrs 0.2.3 drops a shard of fill value whatever it is told."""
+        with zarr.config.set(
+            {"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline", "array.write_empty_chunks": True}
+        ):
+            return zarr.open_array(self._files.zarr_store(f"arrays/{self.name}", read_only=False), mode="r+")
+
+
 class PartitionWriter:
     """Appends clips to one new array and commits them with their rows.
 
-    Frames are collected until they fill a shard, so that each shard is compressed and written once; that and the clip
-    being appended is all that is in memory.
+    A shard and the clip being appended is all that is in memory.
+
+    Args:
+        files: of the store.
+        partition_name: such as ``part-00007``.
+        size: S, side of the frames, pixels.
+        settings: how arrays lie on disk.
+        has_masks: whether an array of masks lies beside the frames.
     """
 
-    def __init__(self, files: StoreFiles, partition_name: str, size: int, settings: StoreSettings) -> None:
+    def __init__(
+        self, files: StoreFiles, partition_name: str, size: int, settings: StoreSettings, has_masks: bool = False
+    ) -> None:
         self._files = files
         self._partition_name = partition_name
-        self._settings = settings
         self._frame_shape = (size, size, 3)
         self.array_name = f"{partition_name}-{secrets.token_hex(4)}.zarr"
-        self._array: zarr.Array[Any] | None = None
-        self._rows_written = 0
-        self._pending: UInt8Array = np.empty((settings.shard_frames, *self._frame_shape), np.uint8)
-        """Room for one shard; the system gives memory for it only as it fills."""
-        self._rows_pending = 0
+        self._frames = _GrowingArray(
+            files, self.array_name, self._frame_shape, ["frame", "y", "x", "rgb"], settings, keeps_zeros=True
+        )
+        # Zeros are what most masks are, and what an absent shard reads as.
+        self._masks = (
+            _GrowingArray(
+                files, masks_name(self.array_name), (size, size), ["frame", "y", "x"], settings, keeps_zeros=False
+            )
+            if has_masks
+            else None
+        )
         self._commit_data: bytes | None = None
         """What the file holds whose presence is the commit."""
 
     @property
     def rows(self) -> int:
         """Frames appended so far."""
-        return self._rows_written + self._rows_pending
+        return self._frames.rows
 
-    def append(self, frames: UInt8Array) -> int:
+    def append(self, frames: UInt8Array, masks: UInt8Array | None = None) -> int:
         """Put a clip at the end of the array.
 
         Args:
             frames: uint8 (T, size, size, 3), RGB.
+            masks: uint8 (T, size, size), where this store keeps them; zeros by default.
 
         Returns:
             The row its first frame has in the array.
@@ -201,50 +291,10 @@ class PartitionWriter:
         if frames.dtype != np.uint8 or frames.shape[1:] != self._frame_shape:
             raise ValueError(f"expected uint8 (T, {self._frame_shape}) frames, got {frames.dtype} {frames.shape}")
         row_start = self.rows
-        shard_frames = self._settings.shard_frames
-        while len(frames):
-            taken = frames[: shard_frames - self._rows_pending]
-            frames = frames[len(taken) :]
-            self._pending[self._rows_pending : self._rows_pending + len(taken)] = taken
-            self._rows_pending += len(taken)
-            if self._rows_pending == shard_frames:
-                self._write(self._pending)
-                self._rows_pending = 0
+        self._frames.append(frames)
+        if self._masks is not None:
+            self._masks.append(np.zeros(frames.shape[:3], np.uint8) if masks is None else masks)
         return row_start
-
-    def _write(self, frames: UInt8Array) -> None:
-        stop = self._rows_written + len(frames)
-        try:
-            if self._array is None:
-                self._array = self._create_array()
-            self._array.resize((stop, *self._frame_shape))
-            array = self._array if frames.any() else self._array_for_black()
-            array[self._rows_written : stop] = frames
-        except (OSError, RuntimeError) as error:
-            # zarrs reports a full disk as RuntimeError.
-            raise StoreWriteError(f"can't write to {self._files.url}: {error}") from error
-        self._rows_written = stop
-
-    def _create_array(self) -> zarr.Array[Any]:
-        with zarr.config.set(CODEC_PIPELINE):
-            return zarr.create_array(
-                self._files.zarr_store(f"arrays/{self.array_name}", read_only=False),
-                shape=(0, *self._frame_shape),
-                chunks=(self._settings.chunk_frames, *self._frame_shape),
-                shards=(self._settings.shard_frames, *self._frame_shape),
-                dtype="uint8",
-                compressors=_COMPRESSORS[self._settings.codec],
-                filters=None,
-                fill_value=0,
-                dimension_names=["frame", "y", "x", "rgb"],
-            )
-
-    def _array_for_black(self) -> zarr.Array[Any]:
-        """The same array through zarr's own codecs: zarrs 0.2.3 drops a shard of fill value whatever it is told."""
-        with zarr.config.set(
-            {"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline", "array.write_empty_chunks": True}
-        ):
-            return zarr.open_array(self._files.zarr_store(f"arrays/{self.array_name}", read_only=False), mode="r+")
 
     def commit(self, outcomes: Sequence[VideoOutcome], tracks: Sequence[StoredTrack]) -> None:
         """Make the partition part of the store, or, if this fails, leave the store as it was.
@@ -253,13 +303,15 @@ class PartitionWriter:
             StoreWriteError: the disk is full, or gone.
             PartitionTakenError: others have given this attempt up.
         """
-        if self._rows_pending:
-            self._write(self._pending[: self._rows_pending])
-            self._rows_pending = 0
+        for array in self._arrays if tracks else ():
+            array.flush()
         self._commit_data = to_parquet(videos_table(outcomes))
         files = self._files
         try:
-            files.sync(f"arrays/{self.array_name}")
+            if not tracks:  # Whatever was appended is of videos that failed later.
+                self._remove_arrays()
+            for name in self._array_names:
+                files.sync(f"arrays/{name}")
             # Created, not replaced: whoever gives an attempt up creates them first. The second one is the commit.
             if not (
                 files.create(f"tracks/{self._partition_name}.parquet", to_parquet(tracks_table(tracks)))
@@ -268,6 +320,14 @@ class PartitionWriter:
                 raise PartitionTakenError(f"{self._partition_name} of {files.url} has been taken by another attempt")
         except OSError as error:
             raise StoreWriteError(f"can't write to {files.url}: {error}") from error
+
+    @property
+    def _arrays(self) -> list[_GrowingArray]:
+        return [self._frames] if self._masks is None else [self._frames, self._masks]
+
+    @property
+    def _array_names(self) -> list[str]:
+        return [array.name for array in self._arrays]
 
     @property
     def _commit_name(self) -> str:
@@ -280,9 +340,13 @@ class PartitionWriter:
         return self._files.read(self._commit_name) == self._commit_data
 
     def discard(self) -> None:
-        """Remove the array; for an attempt that ends without a commit. A ``tracks`` file alone means nothing.
+        """Remove what was written; for an attempt that ends without a commit. A ``tracks`` file alone means nothing.
 
         Nothing is removed once the commit is there: an interrupt may come right after it, an answer may get lost.
         """
         if not self.is_committed():
-            self._files.remove(f"arrays/{self.array_name}")
+            self._remove_arrays()
+
+    def _remove_arrays(self) -> None:
+        for name in self._array_names:
+            self._files.remove(f"arrays/{name}")

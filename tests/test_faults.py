@@ -25,11 +25,13 @@ import psutil
 import pyarrow.compute as pc
 import pytest
 
+from pipeline.attempts import SOURCE_GIVEN_UP
 from pipeline.cluster import remote_cluster
 from pipeline.store import FaceStore
 from pipeline.upkeep import find_orphans, verify_store
 from tests.disks import small_disk
 from tests.faces import Face, face_video
+from tests.families import make_family
 from tests.stores import change_table
 from tests.test_cluster import dask_command, free_port
 
@@ -137,9 +139,9 @@ def test_the_undisturbed_run_finds_a_face_in_every_video(inputs: Inputs) -> None
     assert inputs.statuses == {f"{number:02d}.mp4": "ok" for number in range(NUM_VIDEOS)}
 
 
-def fault(folder: Path, stage: str, kind: str, times: int | None, **more: Any) -> dict[str, Any]:
+def fault(folder: Path, stage: str, kind: str, times: int | None, victim: str = VICTIM, **more: Any) -> dict[str, Any]:
     folder.mkdir()
-    return {"stage": stage, "kind": kind, "video_id": VICTIM, "times": times, "folder": str(folder), **more}
+    return {"stage": stage, "kind": kind, "video_id": victim, "times": times, "folder": str(folder), **more}
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -225,6 +227,71 @@ def test_a_disk_that_fills_up_ends_the_run_and_loses_nothing(inputs: Inputs, tmp
         assert run(arguments).exit_code == 0
         assert digest(store) == digest(inputs.store)
         assert_whole(store)
+
+
+# --- families ---
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+    """An original and three fakes, cut in two partitions."""
+    folder = tmp_path_factory.mktemp("family")
+    videos, params, store = folder / "videos", folder / "params.yaml", folder / "undisturbed"
+    videos.mkdir()
+    make_family(videos)
+    (folder / "labels.csv").write_text(
+        "path,label,original\noriginal.mp4,REAL,\n"
+        + "".join(f"{name}.mp4,FAKE,original.mp4\n" for name in ("copy", "left", "right"))
+    )
+    params.write_text(PARAMS)
+    assert run(family_command(videos, store, params)).exit_code == 0
+    assert_whole(store)
+    return Inputs(videos, params, store, statuses(store))
+
+
+def family_command(videos: Path, store: Path, params: Path) -> list[str]:
+    return command(videos, store, params, "--labels", videos.parent / "labels.csv")
+
+
+@pytest.mark.parametrize(
+    ("victim", "stage"),
+    [("original.mp4", "detect"), ("original.mp4", "crop"), ("left.mp4", "decode"), ("left.mp4", "crop")],
+)
+def test_a_death_in_a_family_changes_nothing(family: Inputs, tmp_path: Path, victim: str, stage: str) -> None:
+    store = tmp_path / "store"
+    once = fault(tmp_path / "log", stage, "kill", times=1, victim=victim)
+    ended = run(family_command(family.videos, store, family.params), once)
+    assert ended.exit_code == 0, ended.stderr
+    assert ended.num_faults == 1
+    assert digest(store) == digest(family.store)
+    assert_whole(store)
+
+
+@pytest.mark.parametrize("kind", ["kill", "hang"])
+def test_fakes_of_an_original_that_is_given_up_are_done_by_themselves(
+    family: Inputs, tmp_path: Path, kind: str
+) -> None:
+    store = tmp_path / "store"
+    always = fault(tmp_path / "log", "decode", kind, times=None, victim="original.mp4")
+    ended = run(family_command(family.videos, store, family.params), always)
+    assert ended.exit_code == 0, ended.stderr
+    # Once for its own partition, once for the other that reads it.
+    assert ended.num_faults == 2 * (MAX_ATTEMPTS if kind == "kill" else 1)
+    assert statuses(store) == family.statuses | {"original.mp4": "failed"}
+    of_fakes = [row for name, row in rows(store).items() if name != "original.mp4"]
+    assert {(row["tracks_from"], row["pairing_note"]) for row in of_fakes} == {("own", SOURCE_GIVEN_UP)}
+    assert_whole(store)
+
+
+def test_a_fake_that_is_given_up_costs_no_other_its_original(family: Inputs, tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    always = fault(tmp_path / "log", "decode", "kill", times=None, victim="left.mp4")
+    ended = run(family_command(family.videos, store, family.params), always)
+    assert ended.exit_code == 0, ended.stderr
+    assert ended.num_faults == MAX_ATTEMPTS
+    assert statuses(store) == family.statuses | {"left.mp4": "failed"}
+    assert digest_without(store, "left.mp4", tmp_path / "a") == digest_without(family.store, "left.mp4", tmp_path / "b")
+    assert_whole(store)
 
 
 # --- the client ---

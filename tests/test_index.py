@@ -420,6 +420,26 @@ def test_videos_come_in_batches_as_often_as_they_are_asked_for(
             assert [len(batch) for batch in batches] == expected
 
 
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [(None, []), (1, [2, 3, 1]), (3, [3, 1]), (4, [2, 1]), (6, [1]), (7, []), (100, [])],
+)
+def test_the_videos_that_a_limit_leaves_out_come_as_often_as_they_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int | None, expected: list[int]
+) -> None:
+    monkeypatch.setattr("pipeline.catalog.BATCH_ROWS", 3)
+    for number in range(7):
+        (tmp_path / f"{number}.mp4").touch()
+    refs, _ = build_index(str(tmp_path))
+    write_index(str(tmp_path / "index.parquet"), refs)
+    for where in (tmp_path, tmp_path / "index.parquet"):
+        videos = Videos(str(where), None, limit)
+        for _ in range(2):
+            beyond = list(videos.beyond_limit())
+            assert [ref for batch in (*videos.batches(), *beyond) for ref in batch] == refs
+            assert [len(batch) for batch in beyond] == expected
+
+
 def test_an_index_without_rows_is_refused_before_anything_is_done(tmp_path: Path) -> None:
     write_index(str(tmp_path / "index.parquet"), [])
     with pytest.raises(NoVideosError, match="without rows"):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+from random import Random
 from typing import Any
 
 import pytest
@@ -18,7 +21,7 @@ ODD_NAMES = [
     "two\nlines.mp4",
     "tab\t.mp4",
     "back\\slash.mp4",
-    "'); DROP TABLE asked; --",
+    "'); DROP TABLE videos; --",
     "%_?*[a].mp4",
     "ünï/視頻/🙂.mp4",
     "u\u0308.mp4",
@@ -97,9 +100,12 @@ def test_cleared_it_knows_nothing_and_learns_anew(ledger: Ledger) -> None:
     ledger.learn([row("b")])
     ledger.clear()
     assert (ledger.asked(["a"]), ledger.known(["b"]), ledger.num_known_unasked()) == (set(), {}, 0)
+    assert list(ledger.without_row()) == []
+    ledger.clear()
     assert ledger.ask(refs("a")) == []
     ledger.learn([row("b")])
     assert ledger.known(["b"]) == {"b": Known("ok", 5, 1, "o.mp4", "g")}
+    assert list(ledger.without_row()) == [(*refs("a"), None)]
 
 
 def test_two_know_nothing_of_each_other(ledger: Ledger) -> None:
@@ -117,6 +123,7 @@ def check_names(ledger: Ledger, names: Sequence[str]) -> None:
     ledger.learn(row(name, group_id=name) for name in names)
     assert {name: known.group_id for name, known in ledger.known(names).items()} == {name: name for name in names}
     assert ledger.num_known_unasked() == 0
+    assert list(ledger.without_row()) == []
 
 
 def test_odd_names_are_names(ledger: Ledger) -> None:
@@ -127,6 +134,100 @@ def test_odd_names_are_names(ledger: Ledger) -> None:
 def test_any_names_are_names(names: list[str]) -> None:
     with Ledger() as ledger:
         check_names(ledger, names)
+
+
+# What is to be done
+
+
+def fake(video_id: str, original: str) -> VideoRef:
+    return VideoRef(video_id, f"/videos/{video_id}", 2**40, 2**62, label=1, source_id=original, group_id=original)
+
+
+def test_what_has_no_row_comes_back_whole_by_original_and_the_original_first(ledger: Ledger) -> None:
+    late, early, alone = fake("z", "m"), fake("a", "m"), fake("y", "b")
+    (m,) = refs("m")
+    ledger.ask([alone, late])
+    ledger.ask([m, early])
+    assert list(ledger.without_row()) == [(alone, None), (m, None), (early, m), (late, m)]
+    assert ledger.num_families() == 2
+
+
+def test_what_was_made_from_a_fake_is_a_family_of_its_own(ledger: Ledger) -> None:
+    (original,) = refs("o")
+    one, other = fake("a", "o"), fake("b", "a")
+    ledger.ask([other, one, original])
+    assert list(ledger.without_row()) == [(other, one), (original, None), (one, original)]
+    assert ledger.num_families() == 2
+
+
+def test_an_original_that_is_done_or_only_mentioned_is_known_and_not_to_be_done(ledger: Ledger) -> None:
+    done, mentioned, other = refs("done", "mentioned", "other")
+    fakes = [fake("a", "done"), fake("b", "mentioned"), fake("c", "unheard of")]
+    ledger.ask([*fakes, done])
+    ledger.mention([mentioned, other])
+    ledger.learn([row("done")])
+    assert list(ledger.without_row()) == [(fakes[0], done), (fakes[1], mentioned), (fakes[2], None)]
+    assert ledger.num_families() == 3
+    assert ledger.asked(["a", "mentioned", "other"]) == {"a"}
+    ledger.learn([row("other")])
+    assert ledger.num_known_unasked() == 1, "who is only mentioned isn't asked for"
+
+
+def test_who_was_asked_for_is_not_forgotten_when_mentioned(ledger: Ledger) -> None:
+    ledger.ask(refs("a"))
+    ledger.mention([fake("a", "o")])
+    assert list(ledger.without_row()) == [(*refs("a"), None)]
+
+
+def test_some_rows_are_as_good_as_none(ledger: Ledger) -> None:
+    a, b, c = refs("a", "b", "c")
+    fakes = [fake("fake of a", "a"), fake("fake of b", "b")]
+    ledger.ask([a, b, c, *fakes])
+    ledger.learn([row("a", status="failed"), row("fake of a"), row("b"), row("fake of b", status="decode_error")])
+    assert list(ledger.without_row()) == [(c, None)]
+    assert list(ledger.without_row(["failed"])) == [(a, None), (c, None)]
+    assert list(ledger.without_row(["failed", "decode_error"])) == [(a, None), (fakes[1], b), (c, None)]
+    assert list(ledger.without_row(["'); --"])) == [(c, None)]
+    assert [ledger.num_families(statuses) for statuses in ((), ["failed"], ["failed", "decode_error"])] == [1, 2, 3]
+
+
+def test_what_is_noted_later_is_in_its_place(ledger: Ledger) -> None:
+    """The order is made when it is first needed."""
+    ledger.ask(refs("b", "d"))
+    assert [ref.video_id for ref, _ in ledger.without_row()] == ["b", "d"]
+    ledger.ask([fake("x", "c"), *refs("a")])
+    assert [ref.video_id for ref, _ in ledger.without_row()] == ["a", "b", "x", "d"]
+
+
+def test_nothing_asked_for_is_nothing_to_do(ledger: Ledger) -> None:
+    ledger.mention(refs("a"))
+    ledger.learn([row("b")])
+    assert list(ledger.without_row()) == []
+    assert ledger.num_families() == 0
+
+
+any_text = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
+
+
+@given(st.dictionaries(any_text, st.none() | any_text, max_size=10), st.randoms())
+def test_any_names_are_names_of_families(source_of: dict[str, str | None], random: Random) -> None:
+    asked = [replace(*refs(video_id), source_id=source_id) for video_id, source_id in source_of.items()]
+    random.shuffle(asked)
+    with Ledger() as ledger:
+        ledger.ask(asked)
+        found = list(ledger.without_row())
+        assert ledger.num_families() == len(
+            {ref.source_id if ref.source_id is not None else ref.video_id for ref in asked}
+        )
+    by_id = {ref.video_id: ref for ref in asked}
+    assert {ref.video_id: original for ref, original in found} == {
+        ref.video_id: by_id.get(str(ref.source_id)) if ref.source_id is not None else None for ref in asked
+    }
+    families = [ref.video_id if ref.source_id is None else ref.source_id for ref, _ in found]
+    assert [name for name, _ in groupby(families)] == sorted(set(families)), "one after the other"
+    for name in families:
+        members = [ref for (ref, _), family in zip(found, families, strict=True) if family == name]
+        assert [ref.source_id is None for ref in members[1:]] == [False] * (len(members) - 1), "the original first"
 
 
 @pytest.mark.parametrize("change", [{"label": 0}, {"label": None}, {"source_id": None}, {"group_id": "other"}])

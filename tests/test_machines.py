@@ -9,7 +9,7 @@ from pipeline.cluster import threads_per_worker
 from pipeline.machines import Machines
 
 
-def test_there_is_a_worker_a_core_but_no_more_than_videos_and_at_least_one() -> None:
+def test_there_is_a_worker_a_core_but_no_more_than_families_and_at_least_one() -> None:
     here = Machines(device="cpu")
     assert here.num_workers(10**6) == threads_per_worker(1)
     assert here.num_workers(1) == 1

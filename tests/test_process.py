@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-import pipeline.process
+import pipeline.cutter
+import pipeline.search
 from pipeline.config import CropSettings, Settings, TrackSettings
 from pipeline.crop import crop_square
 from pipeline.detect import FaceDetector
@@ -24,6 +25,7 @@ from pipeline.runs import only_run
 from pipeline.store import FaceStore
 from pipeline.types import Partition, VideoOutcome, VideoRef
 from pipeline.upkeep import verify_store
+from pipeline.video import process_video
 from pipeline.writer import PartitionWriter, StoreWriteError, create_or_resume
 from tests.faces import Face, face_frames, face_video
 from tests.videos import drop_packets
@@ -225,9 +227,9 @@ FRAMES_OF_ONE = 64
     ("owner", "name", "bad_call"),
     [
         (FaceDetector, "detect_batch", 3),
-        (pipeline.process, "build_tracks", 2),
-        (pipeline.process, "crop_square", FRAMES_OF_ONE + 7),
-        (pipeline.process, "sharpness", 2),
+        (pipeline.search, "build_tracks", 2),
+        (pipeline.cutter, "crop_square", FRAMES_OF_ONE + 7),
+        (pipeline.cutter, "sharpness", 2),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -313,8 +315,8 @@ def test_a_committed_partition_is_left_alone(
 ) -> None:
     video = face_video(tmp_path / "one.mp4")
     first = extract(video)
-    processed = Faulty(pipeline.process.process_video, [1])
-    monkeypatch.setattr(pipeline.process, "process_video", processed)
+    processed = Faulty(process_video, [1])
+    monkeypatch.setattr("pipeline.process.process_video", processed)
     again = extract(video)
 
     assert again.outcomes == []

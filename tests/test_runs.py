@@ -40,7 +40,7 @@ from pipeline.runs import (
 )
 from pipeline.store import FaceStore
 from pipeline.upkeep import find_orphans, verify_store
-from pipeline.writer import PartitionTakenError, PartitionWriter, create_or_resume
+from pipeline.writer import PartitionTakenError, PartitionWriter, _GrowingArray, create_or_resume
 from tests.stores import SETTINGS, SHARD, SIZE, append, make_video, write_partition
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -466,7 +466,7 @@ class Steps:
         self.num_left: int | None = None
         for owner, name in [
             *((StoreFiles, name) for name in ("create", "write", "remove", "sync")),
-            (PartitionWriter, "_write"),
+            (_GrowingArray, "_write"),
         ]:
             monkeypatch.setattr(owner, name, self._counted(getattr(owner, name)))
 
@@ -631,7 +631,7 @@ class Turns:
         self._of_thread = threading.local()
         for owner, names in (
             (StoreFiles, ("create", "write", "remove", "sync", "exists", "read")),
-            (PartitionWriter, ("_write",)),
+            (_GrowingArray, ("_write",)),
         ):
             for name in names:
                 patch.setattr(owner, name, self._in_turn(getattr(owner, name)))

@@ -32,6 +32,7 @@ from pipeline.schema import (
     TRACKS_SCHEMA,
     VIDEOS_SCHEMA,
     StoredTrack,
+    face_label,
 )
 from pipeline.store import FaceStore, StoreFormatError
 from pipeline.types import UInt8Array, VideoOutcome, VideoRef
@@ -66,16 +67,32 @@ PROJECT = Path(__file__).resolve().parents[1]
 
 # Round trip
 
+
+def compared(video: Video) -> Video:
+    """The same, as a fake that has been compared with its original."""
+    clips = []
+    for number, (stored, frames) in enumerate(video.clips):
+        paired = replace(
+            stored, pair_id=f"original.mp4#{number}.0", change_score=0.25 + number,
+            face_label=face_label(stored.label, 0.25 + number, SETTINGS.pair.min_change),
+            change_scores=np.random.default_rng(number).random(len(frames), np.float32),
+        )  # fmt: skip
+        clips.append((paired, frames))
+    outcome = replace(video.outcome, tracks_from="original", pairing_note="for a person")
+    return Video(outcome, tuple(clips))
+
+
 lengths = st.lists(st.integers(1, 20), max_size=3)
+video_strategy = st.builds(
+    make_video,
+    st.uuids().map(lambda uuid: f"{uuid}.mp4"),
+    lengths,
+    st.integers(0, 2**32),
+    st.sampled_from([0, 1, None]),
+    st.sampled_from([None, "ä ö/original.mp4"]),
+)
 videos_strategy = st.lists(
-    st.builds(
-        make_video,
-        st.uuids().map(lambda uuid: f"{uuid}.mp4"),
-        lengths,
-        st.integers(0, 2**32),
-        st.sampled_from([0, 1, None]),
-        st.sampled_from([None, "ä ö/original.mp4"]),
-    ),
+    video_strategy | video_strategy.map(compared),
     max_size=4,
     unique_by=lambda video: video.outcome.ref.video_id,
 )
@@ -105,6 +122,8 @@ def expected_track_row(stored: StoredTrack, array: str, row_start: int) -> dict[
         "mean_face_size": pytest.approx(float(sides.mean()), rel=1e-5),
         "sharpness": pytest.approx(stored.sharpness, rel=1e-6), "checksum": stored.checksum, "face_id": track.face_id,
         "segment": track.segment, "timestamps_seconds": stored.timestamps_seconds.tolist(),
+        "pair_id": stored.pair_id, "face_label": stored.face_label, "change_score": stored.change_score,
+        "change_scores": None if stored.change_scores is None else stored.change_scores.tolist(),
     }  # fmt: skip
 
 
@@ -450,6 +469,8 @@ def test_the_digest_says_nothing_of_how_the_work_was_cut_up(data: st.DataObject)
 
 def other_value(value: Any, data_type: pa.DataType) -> Any:
     """Another value of the same type and, where it is a list, the same length."""
+    if value is None and pa.types.is_list(data_type):
+        return [other_value(None, data_type.value_type)]
     if value is None:
         return other_value(pa.scalar(0).cast(data_type).as_py(), data_type)
     if isinstance(value, list):

@@ -11,7 +11,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +131,13 @@ def talk_without_end(item: Path, progress: Progress) -> None:
     item.touch()
     while True:
         progress("short.mp4")
+
+
+def take_turns_without_end(item: Path, progress: Progress) -> None:
+    item.write_text(str(os.getpid()), encoding="ascii")
+    while True:
+        progress("original.mp4")
+        progress("fake.mp4")
 
 
 def take_memory_and_hang(item: Path, progress: Progress) -> None:
@@ -331,6 +340,104 @@ def test_a_child_that_talks_all_the_time_is_watched_too(tmp_path: Path, monkeypa
     monkeypatch.setattr("pipeline.supervise._Child.memory_bytes", lambda _child: 10**9 if begun.exists() else 0)
     with pytest.raises(AttemptFailedError, match=r"took 1\.00 GB, more than the 0\.50 GB allowed"):
         do(begun, call(talk_without_end), Limits(memory_bytes=5 * 10**8))
+
+
+def test_a_broken_pipe_of_the_check_is_no_death_of_the_child(pid_file: Path) -> None:
+    def check() -> None:
+        if pid_file.exists() and pid_file.read_text(encoding="ascii"):
+            raise BrokenPipeError("of a store elsewhere")
+
+    with pytest.raises(BrokenPipeError, match="of a store elsewhere"):
+        do(pid_file, call(hang), check=check)
+    assert is_gone(pid_file)
+    assert do(1, call(double)) == 2
+
+
+def test_videos_that_take_turns_without_end_are_ended(pid_file: Path) -> None:
+    with pytest.raises(AttemptFailedError, match=r"^not done after 0.3 s$") as caught:
+        do(pid_file, call(take_turns_without_end), Limits(video_seconds=0.3))
+    assert caught.value.video_id in {"original.mp4", "fake.mp4"}
+    assert caught.value.is_final
+    assert is_gone(pid_file)
+
+
+Message = tuple[str, Any]
+
+
+class ScriptedChild:
+    """Says what a script says, each message so many seconds after the last, and then nothing; time is its own."""
+
+    def __init__(self, *script: tuple[float, Message]) -> None:
+        self.connection = self
+        self.now = 0.0
+        times = accumulate(seconds for seconds, _ in script)
+        self._script = deque(zip(times, (message for _, message in script), strict=True))
+
+    def poll(self, seconds: float) -> bool:
+        is_there = bool(self._script) and self._script[0][0] <= self.now + seconds
+        self.now = self._script[0][0] if is_there else self.now + seconds
+        return is_there
+
+    def recv(self) -> Message:
+        return self._script.popleft()[1]
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Message]:
+    """Watch a child that says these messages, looking after it once a second, 5 seconds allowed."""
+
+    def run(*script: tuple[float, Message]) -> Message:
+        child = ScriptedChild(*script)
+        monkeypatch.setattr(module, "monotonic", lambda: child.now)
+        monkeypatch.setattr(module, "_LOOK_SECONDS", 1.0)
+        monkeypatch.setattr(module, "START_SECONDS", 100.0)
+        return module._watch(child, Limits(video_seconds=5), unconcerned)  # type: ignore[arg-type]
+
+    return run
+
+
+def at(video_id: str | None) -> Message:
+    return "at", video_id
+
+
+TAKEN, DONE = ("taken", None), ("done", 3)
+
+
+def test_all_turns_of_a_video_count(watch: Callable[..., Message]) -> None:
+    turns = [(0, at("a")), (2, at("b")), (1, at("a")), (2, at("b")), (1, at("a"))]
+    assert watch(*turns, (0.9, DONE)) == DONE
+    with pytest.raises(AttemptFailedError, match=r"^not done after 5 s$") as caught:
+        watch(*turns, (3, DONE))
+    assert (caught.value.video_id, caught.value.is_final) == ("a", True)
+
+
+def test_turns_of_others_dont_count(watch: Callable[..., Message]) -> None:
+    turns = [turn for number in range(50) for turn in ((0.05, at(f"{number}")), (4, at("a")))]
+    assert watch(*turns, (1, DONE)) == DONE
+
+
+def test_it_is_the_video_that_took_too_long_which_is_named(watch: Callable[..., Message]) -> None:
+    """Though another has its turn whenever somebody looks."""
+    turns = [turn for _ in range(10) for turn in ((0.1, at("a")), (0.8, at("b")), (0.1, at("b")))]
+    with pytest.raises(AttemptFailedError) as caught:
+        watch(*turns, (0.1, DONE))
+    assert caught.value.video_id == "a"
+
+
+def test_what_concerns_all_has_a_time_of_its_own(watch: Callable[..., Message]) -> None:
+    turns = [(90, at("a")), (4, at(None)), (3, at("b")), (4, at(None))]
+    assert watch(*turns, (1.9, DONE)) == DONE, "the start counts for nobody"
+    with pytest.raises(AttemptFailedError, match=r"^not done after 5 s$") as caught:
+        watch(*turns, (4, DONE))
+    assert (caught.value.video_id, caught.value.is_final) == (None, False)
+
+
+def test_the_start_has_a_time_of_its_own(watch: Callable[..., Message]) -> None:
+    assert watch((50, TAKEN), (49, at(None)), (4.9, DONE)) == DONE
+    assert watch((50, TAKEN), (49, DONE)) == DONE
+    with pytest.raises(AttemptFailedError, match=r"^not done after 100 s$") as caught:
+        watch((50, TAKEN), (60, at("a")), (1, DONE))
+    assert (caught.value.video_id, caught.value.is_final) == (None, False)
 
 
 def test_an_idle_child_that_takes_nothing_any_more_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,9 +72,14 @@ def inject(process: ModuleType) -> None:
     def is_victim(*_args: object) -> bool:
         return current[-1:] == [FAULT["video_id"]]
 
-    def process_video(ref: Any, *args: Any) -> Any:
-        current.append(ref.video_id)
-        return real_process_video(ref, *args)
+    def process_all(*args: Any) -> Any:
+        *others, tell = args
+
+        def note_and_tell(video_id: str | None) -> None:
+            current.append(str(video_id))
+            tell(video_id)
+
+        return real_process_all(*others, note_and_tell)
 
     def commit(writer: Any, outcomes: Sequence[Any], tracks: Any) -> None:
         # Between its two files: the worst of moments.
@@ -85,12 +90,14 @@ def inject(process: ModuleType) -> None:
 
     module: Any = process
     array: Any = zarr.Array
-    real_process_video, real_commit = module.process_video, module.PartitionWriter.commit
-    module.process_video, module.PartitionWriter.commit = process_video, commit
-    reader, detector, files = module.VideoReader, module.FaceDetector, module.StoreFiles
+    real_process_all, real_commit = module._process_all, module.PartitionWriter.commit
+    module._process_all, module.PartitionWriter.commit = process_all, commit
+    detector, files = module.FaceDetector, module.StoreFiles
+    cutter: Any = sys.modules["pipeline.cutter"]
+    reader: Any = sys.modules["pipeline.decode"].VideoReader
     reader._grab = at("decode", reader._grab, is_victim)
     detector.detect_batch = at("detect", detector.detect_batch, is_victim)
-    module.crop_square = at("crop", module.crop_square, is_victim)
+    cutter.crop_square = at("crop", cutter.crop_square, is_victim)
     array.__setitem__ = at("array write", array.__setitem__, is_victim)
     files.create = at("commit", files.create, lambda _files, name, _data: is_victim() and name.startswith("videos/"))
 
