@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
@@ -406,6 +406,24 @@ def worker(address: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
         yield process
 
 
+def stop_amid_work(worker_process: psutil.Process, store: Path, process: subprocess.Popen[str]) -> None:
+    """Until a worker's child has begun an attempt, and is stopped before it has ended it."""
+    deadline = monotonic() + DEADLINE_SECONDS
+    between_looks = Event()
+    while True:
+        assert process.poll() is None, finish(process)
+        assert monotonic() < deadline, "nothing happened"
+        children = {child.pid: child for child in worker_process.children(recursive=True)}
+        for path in [store / "runs" / name for name in begun(store)]:
+            with suppress(FileNotFoundError, json.JSONDecodeError, KeyError, psutil.NoSuchProcess):
+                child = children[json.loads(path.read_text())["pid"]]
+                child.suspend()
+                if path.exists():
+                    return
+                child.resume()
+        between_looks.wait(0.005)
+
+
 def test_a_worker_that_is_killed_and_one_that_comes_late(thirty: Inputs, tmp_path: Path) -> None:
     store = tmp_path / "store"
     with (
@@ -416,8 +434,7 @@ def test_a_worker_that_is_killed_and_one_that_comes_late(thirty: Inputs, tmp_pat
     ):
         engine.client.wait_for_workers(2, timeout=DEADLINE_SECONDS)
         process = start(command(thirty.videos, store, thirty.params, "--scheduler", address))
-        wait_for_another(begun, store, process)
-        wait_for_another(begun, store, process)
+        stop_amid_work(psutil.Process(doomed.pid), store, process)
         # The machine is gone: the nanny first, or it would start another worker.
         for one in [psutil.Process(doomed.pid), *psutil.Process(doomed.pid).children(recursive=True)]:
             one.kill()
