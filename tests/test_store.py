@@ -298,10 +298,11 @@ def test_a_flipped_bit_in_a_zstd_chunk_is_an_error_at_reading(tmp_path: Path) ->
     store = write_store(tmp_path / "store", [[make_video("a.mp4", [8])]], made_with)
     (shard,) = shard_files(store.url)
     damaged = bytearray(shard.read_bytes())
-    damaged[100] ^= 1  # Among the pixels of the first chunk: noise, which zstd stores as it is.
+    # Among the pixels of a chunk (which one depends on zarr's threads): noise, which zstd stores as it is.
+    damaged[100] ^= 1
     shard.write_bytes(damaged)
     with pytest.raises(StoreFormatError, match="can't be read"):
-        store.frames(0, 0, 2)
+        store.frames(0)
 
 
 def test_an_array_that_is_shorter_than_its_rows_is_an_error(tmp_path: Path) -> None:
