@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 import cv2
 import torch
+from threadpoolctl import threadpool_limits
 
 from pipeline.config import Settings
 from pipeline.detect import FaceDetector, shared_detector
@@ -38,6 +39,8 @@ def prepare_process() -> None:
     """
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
+    # numpy's products of small matrices: their threads wait for work by spinning, a core each.
+    threadpool_limits(1, user_api="blas")
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)

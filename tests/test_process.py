@@ -8,11 +8,12 @@ import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from threadpoolctl import threadpool_info
 
 import pipeline.cutter
 import pipeline.search
@@ -342,12 +343,18 @@ def test_preparing_a_process_twice_is_harmless_and_leaves_one_thread_a_library()
     prepare_process()
     prepare_process()
     assert torch.get_num_threads() == 1
+    blas = [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+    assert blas
+    assert set(blas) == {1}
     assert np.ones((64 << 20,), np.uint8).sum() == 64 << 20
 
 
 def test_preparing_a_process_touches_malloc_only_where_it_is_glibcs(monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_libc(_name: object) -> NoReturn:
-        raise AssertionError("this C library has no mallopt")
+    load = ctypes.CDLL
+
+    def no_libc(name: str | None, *args: Any, **kwargs: Any) -> ctypes.CDLL:
+        assert name is not None, "this C library has no mallopt"
+        return load(name, *args, **kwargs)
 
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     monkeypatch.setattr(ctypes, "CDLL", no_libc)
