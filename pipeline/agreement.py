@@ -18,7 +18,7 @@ MIN_SHIFT_EXPLAINED = 0.05
 """Of the squared difference that a shift must explain. At a CRF of 40 x264 lags behind by half a frame in places, which
 explains 0.04 at most; a whole frame explains more than 0.05 where things move, down to a CRF of 32."""
 MAX_DISPLACEMENT = 1 / 16
-"""Of the smallest face's side: a cell."""
+"""Of the smallest face's side: a cell, in videos that aren't large beside their faces."""
 MIN_EXPLAINED = 0.3
 """Of the squared difference that a displacement must explain, or there is none: compression shifts nothing."""
 BLURS_CELLS = (0.0, 1.5)

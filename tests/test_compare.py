@@ -77,7 +77,7 @@ def test_a_picture_of_one_colour_has_cells_of_that_colour(
     assert cells.bgr.dtype == np.float32
     assert (cells.bgr == np.array(colour, np.float32)).all()
     assert cells.bgr.shape == (max(1, height // cells.side_pixels), max(1, width // cells.side_pixels), 3)
-    assert abs(cells.side_pixels - side) <= max(0.5, side / 6), "a whole number of samples, and near to what was asked"
+    assert abs(cells.side_pixels - side) <= (0.5 if side < 7.5 else 2), "whole pixels, and near to what was asked"
 
 
 @pytest.mark.parametrize(
@@ -94,10 +94,19 @@ def test_cells_of_odd_sizes(width: int, height: int, side: float, shape: tuple[i
     assert cells_of(np.zeros((height, width, 3), np.uint8), side).bgr.shape[:2] == shape
 
 
-def test_each_cell_is_the_mean_of_its_own_square() -> None:
+@pytest.mark.parametrize("side", [1, 2, 3, 4, 5, 6, 7, 8, 12, 20])
+def test_each_cell_is_of_its_own_square(side: int) -> None:
     expected = np.random.default_rng(0).integers(0, 256, (5, 7, 3))
-    blocks = expected.repeat(6, axis=0).repeat(6, axis=1).astype(np.uint8)
-    np.testing.assert_array_equal(cells_of(np.pad(blocks, ((0, 5), (0, 3), (0, 0))), 6.0).bgr, expected)
+    blocks = expected.repeat(side, axis=0).repeat(side, axis=1).astype(np.uint8)
+    rest = ((0, side - 1), (0, side // 2), (0, 0))
+    np.testing.assert_array_equal(cells_of(np.pad(blocks, rest), float(side)).bgr, expected)
+
+
+@pytest.mark.parametrize("side", [2, 3, 4, 5, 7])
+def test_small_cells_are_means_of_all_their_pixels(side: int) -> None:
+    bgr = np.random.default_rng(0).integers(0, 256, (5 * side, 7 * side, 3), np.uint8)
+    expected = bgr.reshape(5, side, 7, side, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(cells_of(bgr, float(side)).bgr, expected, atol=1)
 
 
 @given(st.integers(1, 10_000), st.integers(1, 10_000), st.floats(0.1, 5_000))
