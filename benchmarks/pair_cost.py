@@ -58,7 +58,7 @@ ENLARGED = 1.08
 """A changed face is its own, larger by this, smoothed, and blended in: a weak forgery."""
 BLUR_SHARE = 0.02
 """Standard deviation of that blur, over the face's side."""
-ONE_THREAD = "read, 1 thread / cores"
+ONE_THREAD = "read, 1 thread a core"
 EACH = Settings(pair=PairSettings(reuse_tracks=False))
 
 

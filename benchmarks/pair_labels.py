@@ -44,7 +44,7 @@ CROP_PIXELS = 64
 """Of the stored faces, which nobody looks at here; faces are compared in the frames."""
 NOTES = {"shifted": ("shifted in time",), "cropped": ("cropped", "something else")}
 """By what was done to a fake: what the note may say that it should have."""
-THRESHOLDS = (0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.75, 2.0, 2.5, 3.0)
+THRESHOLDS = (0.8, 0.9, 1.0, 1.1, 1.15, 1.2, 1.3, 1.4, 1.5, 1.75, 2.0, 2.5, 3.0)
 
 Row = dict[str, Any]
 Truth = dict[str, dict[str, str]]

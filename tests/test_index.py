@@ -403,29 +403,24 @@ def test_an_interrupt_is_exit_code_130(tmp_path: Path, monkeypatch: pytest.Monke
 # In batches
 
 
-@pytest.mark.parametrize(("limit", "expected"), [(None, [3, 3, 1]), (4, [3, 1]), (3, [3]), (100, [3, 3, 1])])
-def test_videos_come_in_batches_as_often_as_they_are_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int | None, expected: list[int]
-) -> None:
-    monkeypatch.setattr("pipeline.catalog.BATCH_ROWS", 3)
-    for number in range(7):
-        (tmp_path / f"{number}.mp4").touch()
-    refs, _ = build_index(str(tmp_path))
-    write_index(str(tmp_path / "index.parquet"), refs)
-    for where in (tmp_path, tmp_path / "index.parquet"):
-        videos = Videos(str(where), None, limit)
-        for _ in range(2):
-            batches = list(videos.batches())
-            assert [ref for batch in batches for ref in batch] == refs[:limit]
-            assert [len(batch) for batch in batches] == expected
-
-
 @pytest.mark.parametrize(
-    ("limit", "expected"),
-    [(None, []), (1, [2, 3, 1]), (3, [3, 1]), (4, [2, 1]), (6, [1]), (7, []), (100, [])],
+    ("limit", "expected", "expected_beyond"),
+    [
+        (None, [3, 3, 1], []),
+        (1, [1], [2, 3, 1]),
+        (3, [3], [3, 1]),
+        (4, [3, 1], [2, 1]),
+        (6, [3, 3], [1]),
+        (7, [3, 3, 1], []),
+        (100, [3, 3, 1], []),
+    ],
 )
-def test_the_videos_that_a_limit_leaves_out_come_as_often_as_they_are_asked_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int | None, expected: list[int]
+def test_videos_come_in_batches_as_often_as_they_are_asked_for_and_so_do_those_that_a_limit_leaves_out(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    limit: int | None,
+    expected: list[int],
+    expected_beyond: list[int],
 ) -> None:
     monkeypatch.setattr("pipeline.catalog.BATCH_ROWS", 3)
     for number in range(7):
@@ -435,9 +430,11 @@ def test_the_videos_that_a_limit_leaves_out_come_as_often_as_they_are_asked_for(
     for where in (tmp_path, tmp_path / "index.parquet"):
         videos = Videos(str(where), None, limit)
         for _ in range(2):
-            beyond = list(videos.beyond_limit())
-            assert [ref for batch in (*videos.batches(), *beyond) for ref in batch] == refs
-            assert [len(batch) for batch in beyond] == expected
+            batches, beyond = list(videos.batches()), list(videos.beyond_limit())
+            assert [ref for batch in batches for ref in batch] == refs[:limit]
+            assert [ref for batch in (*batches, *beyond) for ref in batch] == refs
+            assert [len(batch) for batch in batches] == expected
+            assert [len(batch) for batch in beyond] == expected_beyond
 
 
 def test_an_index_without_rows_is_refused_before_anything_is_done(tmp_path: Path) -> None:
