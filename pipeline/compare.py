@@ -33,6 +33,9 @@ MIN_NOISE = 1.0
 """Grey levels: rounding alone makes half of one."""
 NOISE_BINS = 6
 NOISE_QUANTILE = 0.75
+MAX_RECOLOURED = 1.0
+"""What a change of all colours explains of the background's difference, over the rest and a grey level for rounding: of
+re-encoded clips, down to a CRF of 46, up to 0.85; from 2.7 for grey and for brighter ones. As root mean squares."""
 SCORE_QUANTILE = 0.9
 """A tenth of the face changed is a changed face: a mouth alone."""
 
@@ -117,15 +120,30 @@ class Original:
         active = self._active.reshape(-1)
         self._places = places[np.argsort(active[places], kind="stable")].reshape(NOISE_BINS, -1)
         """Cells of the background, (NOISE_BINS, n), by how active they are."""
+        colours = self._background_of(cells)
+        self._basis, _ = np.linalg.qr(np.column_stack([colours, np.ones(len(colours), np.float32)]))
+        """Orthonormal, (NOISE_BINS * n, 4): of all changes of colour that are affine."""
         self._activities = active[self._places].mean(axis=1) if self.has_background else np.zeros(NOISE_BINS)
 
     def noise(self, fake: Cells) -> Noise | None:
-        """What compression did to a fake of this frame; None where there is too little background to tell."""
+        """What compression did to a fake of this frame; None where that can't be told: there is too little background,
+        or all colours were changed."""
         if not self.has_background:
             return None
-        before, after = (cells.bgr.reshape(-1, 3)[self._places] for cells in (self.cells, fake))
-        levels = _quantile(np.abs(after - before).max(axis=2), NOISE_QUANTILE)
+        different = self._background_of(fake) - self._background_of(self.cells)
+        if self._is_recoloured(different):
+            return None
+        levels = _quantile(np.abs(different).max(axis=1).reshape(NOISE_BINS, -1), NOISE_QUANTILE)
         return Noise(self._activities, np.maximum.accumulate(np.maximum(levels, MIN_NOISE)))
+
+    def _background_of(self, cells: Cells) -> Float32Array:
+        """Float32 (NOISE_BINS * n, 3), by how active it is."""
+        return cells.bgr.reshape(-1, 3)[self._places.reshape(-1)]
+
+    def _is_recoloured(self, different: Float32Array) -> bool:
+        explained = float(np.square(self._basis.T @ different).sum()) / different.size
+        rest = max(float(np.square(different).mean()) - explained, 0.0)
+        return bool(np.sqrt(explained) > MAX_RECOLOURED * (np.sqrt(rest) + 1))
 
     def change_score(self, fake: Cells, noise: Noise | None, box_xyxy: Float32Array) -> float:
         """How far a face, float32 (4,), was changed, in units of what compression does to such cells.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -214,7 +215,10 @@ def test_no_frame_and_no_box_is_too_odd(
     about = original(before, *faces, side_pixels=cell_pixels(width, height, face_side * cell / 8))
     cells = cells_of(after, about.cells.side_pixels)
     noise = about.noise(cells)
-    assert (noise is not None) == about.has_background == (about.background.sum() >= MIN_BACKGROUND_CELLS)
+    assert about.has_background == (about.background.sum() >= MIN_BACKGROUND_CELLS)
+    # Two frames of noise: what differs goes with what was there, as after a change of colours.
+    assert noise is None or about.has_background
+    assert (about.noise(about.cells) is not None) == about.has_background
     for tried in (box, *faces, np.array([0, 0, width, height], np.float32)):
         found = about.change_score(cells, noise, tried)
         meets = bool(about.cells.bgr[about.cells.inside(tried)].size)
@@ -222,7 +226,35 @@ def test_no_frame_and_no_box_is_too_odd(
         assert not found < 0
 
 
-@given(st.integers(0, 30), st.integers(1, 100))
+def grey(bgr: UInt8Array) -> UInt8Array:
+    return np.asarray(cv2.cvtColor(cv2.cvtColor(bgr, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR), np.uint8)
+
+
+def lighter(bgr: UInt8Array) -> UInt8Array:
+    return np.asarray(np.clip(1.1 * bgr + 8, 0, 255), np.uint8)
+
+
+@pytest.mark.parametrize("quality", [95, 40])
+@pytest.mark.parametrize("recoloured", [grey, lighter])
+def test_where_all_colours_were_changed_nothing_is_told_of_a_face(
+    recoloured: Callable[[UInt8Array], UInt8Array], quality: int
+) -> None:
+    frame = picture()
+    for fake in (frame, with_changed(frame, FACE)):
+        assert math.isnan(score(original(frame, FACE), recoded(recoloured(fake), quality), FACE))
+
+
+def test_a_grey_level_of_light_more_or_less_hides_no_change() -> None:
+    frame = picture()
+    for brighter, darker in ((1, 0), (0, 1)):
+        before, after = (
+            cv2.subtract(cv2.add(bgr, (brighter,) * 4), (darker,) * 4) for bgr in (frame, with_changed(frame, FACE))
+        )
+        assert score(original(frame, FACE), np.asarray(before, np.uint8), FACE) <= 1.0
+        assert score(original(frame, FACE), np.asarray(after, np.uint8), FACE) > 5.0
+
+
+@given(st.integers(0, 30), st.integers(10, 100))
 @settings(deadline=None, max_examples=40)
 def test_noise_grows_with_activity_and_is_at_least_a_grey_level(seed: int, quality: int) -> None:
     frame = picture(seed, 160, 90, blur=1 + seed % 5)
