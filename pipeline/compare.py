@@ -7,6 +7,7 @@ where nothing else was done, outside the faces of the same frame. Pure functions
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import cv2
@@ -120,9 +121,10 @@ class Original:
         active = self._active.reshape(-1)
         self._places = places[np.argsort(active[places], kind="stable")].reshape(NOISE_BINS, -1)
         """Cells of the background, (NOISE_BINS, n), by how active they are."""
-        colours = self._background_of(cells)
-        self._basis, _ = np.linalg.qr(np.column_stack([colours, np.ones(len(colours), np.float32)]))
-        """Orthonormal, (NOISE_BINS * n, 4): of all changes of colour that are affine."""
+        self._colours = self._background_of(cells)
+        basis, _ = np.linalg.qr(np.column_stack([self._colours, np.ones(len(self._colours), np.float32)]))
+        self._recolourings = np.ascontiguousarray(basis.T)
+        """Orthonormal, (4, NOISE_BINS * n): what all affine changes of colour are made of."""
         self._activities = active[self._places].mean(axis=1) if self.has_background else np.zeros(NOISE_BINS)
 
     def noise(self, fake: Cells) -> Noise | None:
@@ -130,7 +132,7 @@ class Original:
         or all colours were changed."""
         if not self.has_background:
             return None
-        different = self._background_of(fake) - self._background_of(self.cells)
+        different = self._background_of(fake) - self._colours
         if self._is_recoloured(different):
             return None
         levels = _quantile(np.abs(different).max(axis=1).reshape(NOISE_BINS, -1), NOISE_QUANTILE)
@@ -141,9 +143,10 @@ class Original:
         return cells.bgr.reshape(-1, 3)[self._places.reshape(-1)]
 
     def _is_recoloured(self, different: Float32Array) -> bool:
-        explained = float(np.square(self._basis.T @ different).sum()) / different.size
-        rest = max(float(np.square(different).mean()) - explained, 0.0)
-        return bool(np.sqrt(explained) > MAX_RECOLOURED * (np.sqrt(rest) + 1))
+        explained = self._recolourings @ different
+        explained_square = float(np.vdot(explained, explained)) / different.size
+        rest_square = max(float(np.vdot(different, different)) / different.size - explained_square, 0.0)
+        return math.sqrt(explained_square) > MAX_RECOLOURED * (math.sqrt(rest_square) + 1)
 
     def change_score(self, fake: Cells, noise: Noise | None, box_xyxy: Float32Array) -> float:
         """How far a face, float32 (4,), was changed, in units of what compression does to such cells.
