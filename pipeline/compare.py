@@ -135,12 +135,12 @@ class Original:
         different = self._background_of(fake) - self._colours
         if self._is_recoloured(different):
             return None
-        levels = _quantile(np.abs(different).max(axis=1).reshape(NOISE_BINS, -1), NOISE_QUANTILE)
+        levels = _quantile(_largest_channel(np.abs(different)).reshape(NOISE_BINS, -1), NOISE_QUANTILE)
         return Noise(self._activities, np.maximum.accumulate(np.maximum(levels, MIN_NOISE)))
 
     def _background_of(self, cells: Cells) -> Float32Array:
         """Float32 (NOISE_BINS * n, 3), by how active it is."""
-        return cells.bgr.reshape(-1, 3)[self._places.reshape(-1)]
+        return cells.bgr.reshape(-1, 3).take(self._places.reshape(-1), axis=0)
 
     def _is_recoloured(self, different: Float32Array) -> bool:
         explained = self._recolourings @ different
@@ -160,7 +160,7 @@ class Original:
         ratios = different / noise.expected(self._active[face])[..., None]
         # Signed: what compression does to neighbours cancels out, what was done to a face doesn't.
         smooth = np.abs(cv2.blur(ratios, (3, 3))).reshape(*ratios.shape)
-        return float(_quantile(smooth.max(axis=2).reshape(-1), SCORE_QUANTILE))
+        return float(_quantile(_largest_channel(smooth).reshape(-1), SCORE_QUANTILE))
 
 
 @dataclass(frozen=True)
@@ -185,11 +185,15 @@ def _quantile(values: Float32Array, share: float) -> Float32Array:
     return np.asarray(np.partition(values, rank, axis=-1)[..., rank])
 
 
+def _largest_channel(values: Float32Array) -> Float32Array:
+    """Float32 (..., 3) -> (...), a tenth of the time of numpy's maximum along so short an axis."""
+    return np.asarray(np.maximum(np.maximum(values[..., 0], values[..., 1]), values[..., 2]))
+
+
 def activity(cells: Cells) -> Float32Array:
     """How much a picture varies around each cell, grey levels, float32 (h, w): compression smears what varies."""
     kernel = np.ones((3, 3), np.uint8)
-    blue, green, red = cv2.split(cv2.dilate(cells.bgr, kernel) - cv2.erode(cells.bgr, kernel))
-    return np.asarray(cv2.max(cv2.max(blue, green), red), np.float32)
+    return _largest_channel(cv2.dilate(cells.bgr, kernel) - cv2.erode(cells.bgr, kernel))
 
 
 def track_score(scores: Float32Array) -> float | None:
@@ -227,5 +231,4 @@ def change_mask(original: UInt8Array, fake: UInt8Array, noise: float) -> UInt8Ar
     """
     # Signed and a little blurred, as for the score: the speckle that compression leaves along edges cancels out.
     different = cv2.blur(fake.astype(np.float32) - original, (MASK_BLUR_PIXELS, MASK_BLUR_PIXELS))
-    blue, green, red = cv2.split(np.abs(different))
-    return np.asarray(np.clip(cv2.max(cv2.max(blue, green), red) - noise, 0, 255), np.uint8)
+    return np.asarray(np.clip(_largest_channel(np.abs(different)) - noise, 0, 255), np.uint8)
