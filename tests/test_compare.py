@@ -254,6 +254,7 @@ def test_a_grey_level_of_light_more_or_less_hides_no_change() -> None:
         assert score(original(frame, FACE), np.asarray(after, np.uint8), FACE) > 5.0
 
 
+# Below a quality of 10 JPEG drops colours, and nothing is told.
 @given(st.integers(0, 30), st.integers(10, 100))
 @settings(deadline=None, max_examples=40)
 def test_noise_grows_with_activity_and_is_at_least_a_grey_level(seed: int, quality: int) -> None:

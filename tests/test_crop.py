@@ -198,3 +198,14 @@ def test_sharpness_looks_at_the_whole_clip() -> None:
     clip[-1] = textured()[:64, :64]
     assert sharpness(clip) > nothing
     assert sharpness(clip, num_samples=1) == nothing
+
+
+@pytest.mark.parametrize("side", [33, 40, 48, 63, 64, 65, 80, 96, 100, 119])
+def test_a_square_that_shrinks_is_as_if_averaged_by_area(side: int) -> None:
+    picture = np.asarray(cv2.GaussianBlur(textured(), (0, 0), 1.5), np.uint8)
+    whole = picture[1 : 1 + side, 3 : 3 + side]
+    expected = cv2.resize(whole, (32, 32), interpolation=cv2.INTER_AREA)
+    found = crop_square(picture, square(3, 1, side), 32)
+    assert np.abs(found.astype(int) - expected).mean() < 1.0
+    if side % 32 == 0:
+        np.testing.assert_array_equal(found, expected)
