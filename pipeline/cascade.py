@@ -13,9 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
 
+from pipeline.lean_import import import_lean
 from pipeline.pooling import bins, cropped, integral_images, pooled, resized
+
+batched_nms = import_lean("torchvision.ops").batched_nms
 
 PNET_CELL_PIXELS = 12
 PNET_STRIDE_PIXELS = 2

@@ -52,7 +52,8 @@ class TrackSettings(Section):
     max_faces: int = Field(5, ge=1)
     """At most this many faces of a video are kept, those with the highest mean score."""
     segment_frames: int = Field(150, ge=1)
-    """Longer tracks are cut into equal segments of at most this many frames."""
+    """Longer tracks are cut into segments of this many frames; a rest below ``min_frames`` is shared with the last of
+    them. So it is known before a track ends."""
     cut_similarity: float = Field(0.5, ge=-1.0, le=1.0)
     """Successive sampled frames less alike than this (correlation, 1 = same) are two scenes."""
     cut_face_similarity: float = Field(0.33, ge=-1.0, le=1.0)

@@ -56,35 +56,64 @@ def crop_squares(boxes_xyxy: Float32Array, settings: CropSettings) -> Float32Arr
     return follow_squares(boxes_xyxy, settings.follow_scale, settings.follow_percentile, settings.size)
 
 
-def crop_square(picture: UInt8Array, square_xyxy: Float32Array, size: int) -> UInt8Array:
+CUBIC_REACH_PIXELS = 3
+"""Cubic interpolation takes from two pixels on either side, and rounding may add one."""
+
+
+def window_of(square_xyxy: Float32Array, width: int, height: int) -> tuple[int, int, int, int]:
+    """The pixels of a frame that :func:`crop_square` looks at, xyxy, half-open; all zeros if there are none."""
+    reach = 0 if _is_whole(square_xyxy) else CUBIC_REACH_PIXELS
+    low, high = np.floor(square_xyxy[:2]) - reach, np.ceil(square_xyxy[2:]) + reach
+    left, top = (max(0, int(v)) for v in low)
+    right, bottom = (min(int(v), limit) for v, limit in zip(high, (width, height), strict=True))
+    return (left, top, right, bottom) if left < right and top < bottom else (0, 0, 0, 0)
+
+
+def _is_whole(square_xyxy: Float32Array) -> bool:
+    return all(v.is_integer() for v in square_xyxy.tolist())
+
+
+def crop_square(
+    picture: UInt8Array, square_xyxy: Float32Array, size: int, corner_xy: tuple[int, int] = (0, 0)
+) -> UInt8Array:
     """Cut a square out of a frame and scale it: averaged when it shrinks, cubic when it grows.
 
     Args:
-        picture: uint8 (H, W, 3), channels in any order.
-        square_xyxy: float32 (4,), source pixels; black where it reaches beyond the frame.
+        picture: uint8 (H, W, 3), channels in any order: a frame, or as much of it as :func:`window_of` says.
+        square_xyxy: float32 (4,), source pixels; black where it reaches beyond the picture.
         size: side of the result, pixels.
+        corner_xy: where the picture lies in the frame.
 
     Returns:
         uint8 (size, size, 3), channels in the same order.
     """
-    x1, y1, x2, y2 = (float(v) for v in square_xyxy)
-    if not all(v.is_integer() for v in (x1, y1, x2, y2)):
+    x1, y1, x2, y2 = (square_xyxy.astype(np.float64) - np.tile(corner_xy, 2)).tolist()
+    if not _is_whole(square_xyxy):
+        # In pixels from a corner of its own, or rounding would depend on where the picture's lies.
+        left, top = int(np.floor(x1)) - CUBIC_REACH_PIXELS, int(np.floor(y1)) - CUBIC_REACH_PIXELS
+        right, bottom = int(np.ceil(x2)) + CUBIC_REACH_PIXELS, int(np.ceil(y2)) + CUBIC_REACH_PIXELS
         step = (x2 - x1) / size
         # Maps centres of pixels to centres of pixels, as cv2.resize does.
-        to_source = np.array([[step, 0, x1 + step / 2 - 0.5], [0, step, y1 + step / 2 - 0.5]])
+        to_source = np.array([[step, 0, x1 - left + step / 2 - 0.5], [0, step, y1 - top + step / 2 - 0.5]])
         flags = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
-        return np.asarray(cv2.warpAffine(picture, to_source, (size, size), flags=flags), np.uint8)
-    left, top, right, bottom = int(x1), int(y1), int(x2), int(y2)
+        inside = _padded(picture, left, top, right, bottom)
+        return np.asarray(cv2.warpAffine(inside, to_source, (size, size), flags=flags), np.uint8)
+    inside = _padded(picture, int(x1), int(y1), int(x2), int(y2))
+    if x2 - x1 > size:
+        return _shrunk(inside, size)
+    return np.asarray(cv2.resize(inside, (size, size), interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def _padded(picture: UInt8Array, left: int, top: int, right: int, bottom: int) -> UInt8Array:
+    """A rectangle of the picture, black where it reaches beyond."""
     height, width = picture.shape[:2]
     inside = picture[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
     if not inside.size:
-        return np.zeros((size, size, 3), np.uint8)
+        return np.zeros((bottom - top, right - left, 3), np.uint8)
     beyond = (max(-top, 0), max(bottom - height, 0), max(-left, 0), max(right - width, 0))
-    if any(beyond):
-        inside = cv2.copyMakeBorder(inside, *beyond, cv2.BORDER_CONSTANT, value=(0, 0, 0))
-    if right - left > size:
-        return _shrunk(inside, size)
-    return np.asarray(cv2.resize(inside, (size, size), interpolation=cv2.INTER_CUBIC), np.uint8)
+    if not any(beyond):
+        return inside
+    return np.asarray(cv2.copyMakeBorder(inside, *beyond, cv2.BORDER_CONSTANT, value=(0, 0, 0)), np.uint8)
 
 
 def _shrunk(picture: UInt8Array, size: int) -> UInt8Array:

@@ -1,8 +1,8 @@
-"""The second pass over a video: its tracks are cut out frame by frame and go to the store as they are complete."""
+"""Tracks are cut out of a video's frames and go to the store as they are complete."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from time import perf_counter
 from typing import Protocol
@@ -14,6 +14,7 @@ from pipeline.compare import track_score
 from pipeline.config import Settings
 from pipeline.crop import crop_square, crop_squares, sharpness
 from pipeline.frame import Frame, swap_red_and_blue
+from pipeline.patches import Patch
 from pipeline.schema import StoredTrack, face_label
 from pipeline.types import BoolArray, Float32Array, Track, UInt8Array, VideoInfo, VideoRef
 from pipeline.writer import PartitionWriter, frames_checksum
@@ -53,14 +54,24 @@ class _Clip:
 
     def take(self, frame: Frame, difference: Difference | None) -> None:
         row = frame.index - self.track.frame_start
-        picture = crop_square(frame.bgr, self.squares[row], self.frames.shape[1])
-        self.frames[row] = swap_red_and_blue(picture)
-        self.timestamps_seconds[row] = frame.timestamp_seconds
-        self.have[row] = True
+        picture = self._put(row, frame.bgr, (0, 0), frame.timestamp_seconds)
         if difference is not None and self.change_scores is not None:
             self.change_scores[row] = difference.score(self.track.boxes_xyxy[row])
             if self.masks is not None:
                 self.masks[row] = difference.mask(self.track, picture)
+
+    def take_patches(self, patches: Sequence[Patch | None]) -> None:
+        """Fill the rows that are still empty from what covers their squares."""
+        for row, patch in enumerate(patches):
+            if patch is not None and not self.have[row]:
+                self._put(row, patch.pixels, (patch.left, patch.top), patch.timestamp_seconds)
+
+    def _put(self, row: int, bgr: UInt8Array, corner_xy: tuple[int, int], timestamp_seconds: float) -> UInt8Array:
+        picture = crop_square(bgr, self.squares[row], self.frames.shape[1], corner_xy)
+        self.frames[row] = swap_red_and_blue(picture)
+        self.timestamps_seconds[row] = timestamp_seconds
+        self.have[row] = True
+        return picture
 
     def runs(self) -> list[slice]:
         """Stretches of consecutive frames that did decode: a frame that failed is a gap, never made up."""
@@ -69,12 +80,11 @@ class _Clip:
 
 
 class Cutter:
-    """Cuts all segments of one video out of its frames and hands them to the writer as they fill.
+    """Cuts segments of one video out and hands them to the writer as they are complete.
 
     Args:
         ref: the video.
         info: of the video.
-        tracks: its own, or its original's.
         pair_source: ``video_id`` of the video whose tracks they are; None: nobody's clips lie beside these.
         is_compared: whether frames come with what they differ in from the original's.
         writer: of the partition.
@@ -85,7 +95,6 @@ class Cutter:
         self,
         ref: VideoRef,
         info: VideoInfo,
-        tracks: Sequence[Track],
         pair_source: str | None,
         is_compared: bool,
         writer: PartitionWriter,
@@ -97,7 +106,8 @@ class Cutter:
         self._is_compared = is_compared
         self._writer = writer
         self._settings = settings
-        self._waiting = sorted(tracks, key=lambda t: (t.frame_start, t.face_id), reverse=True)
+        self._patches_of: Callable[[Track], Sequence[Patch | None]] | None = None
+        self._waiting: list[Track] = []
         self._open: list[_Clip] = []
         self._stored: list[StoredTrack] = []
         self.num_too_short = 0
@@ -107,6 +117,21 @@ class Cutter:
     def is_done(self) -> bool:
         """Whether the last segment is complete."""
         return not self._open and not self._waiting
+
+    def cut(self, track: Track, patches: Sequence[Patch | None]) -> None:
+        """Cut a segment out of what was kept of its frames; None for those that failed to decode."""
+        started = perf_counter()
+        clip = _Clip(track, self._settings, self._is_compared)
+        clip.take_patches(patches)
+        self._store_runs(clip)
+        self.seconds += perf_counter() - started
+
+    def expect(
+        self, tracks: Sequence[Track], patches_of: Callable[[Track], Sequence[Patch | None]] | None = None
+    ) -> None:
+        """Cut these segments out of the frames that follow, and for the rest out of what was kept, if anything."""
+        self._waiting = sorted(tracks, key=lambda t: (t.frame_start, t.face_id), reverse=True)
+        self._patches_of = patches_of
 
     def take(self, frame: Frame, difference: Difference | None = None) -> None:
         """Cut what one frame shows; frames come in order."""
@@ -121,8 +146,12 @@ class Cutter:
         self._close([clip for clip in self._open if clip.track.frame_stop <= frame.index + 1])
         self.seconds += perf_counter() - started
 
-    def finish(self) -> list[StoredTrack]:
+    def finish(self, face_ids: Mapping[int, int] | None = None) -> list[StoredTrack]:
         """There are no more frames.
+
+        Args:
+            face_ids: of the faces by the numbers that tracks came with, where these were given before all faces were
+                known. Others aren't among the chosen ones.
 
         Returns:
             What was stored, by face and time, with ``track_id`` and ``segment`` counted in that order.
@@ -130,22 +159,36 @@ class Cutter:
         started = perf_counter()
         self._close(list(self._open))
         self.seconds += perf_counter() - started
-        ordered = sorted(self._stored, key=lambda s: (s.track.face_id, s.track.frame_start))
+        stored = self._stored
+        if face_ids is not None:
+            stored = [
+                replace(one, track=replace(one.track, face_id=face_ids[one.track.face_id]))
+                for one in stored
+                if one.track.face_id in face_ids
+            ]
         numbered: list[StoredTrack] = []
-        for track_id, stored in enumerate(ordered):
+        for track_id, one in enumerate(sorted(stored, key=lambda s: (s.track.face_id, s.track.frame_start))):
+            track = one.track
+            # Named by what the search found, which is the same for all whose tracks these are.
+            pair_id = self._pair_source and f"{self._pair_source}#{track.face_id}.{track.segment}"
             last = numbered[-1].track if numbered else None
-            segment = last.segment + 1 if last is not None and last.face_id == stored.track.face_id else 0
-            numbered.append(replace(stored, track_id=track_id, track=replace(stored.track, segment=segment)))
+            segment = last.segment + 1 if last is not None and last.face_id == track.face_id else 0
+            numbered.append(replace(one, track_id=track_id, pair_id=pair_id, track=replace(track, segment=segment)))
         return numbered
 
     def _close(self, clips: list[_Clip]) -> None:
         for clip in clips:
             self._open.remove(clip)
-            for run in clip.runs():
-                if run.stop - run.start < self._settings.track.min_frames:
-                    self.num_too_short += 1
-                else:
-                    self._store(clip, run)
+            if self._patches_of is not None:
+                clip.take_patches(self._patches_of(clip.track))
+            self._store_runs(clip)
+
+    def _store_runs(self, clip: _Clip) -> None:
+        for run in clip.runs():
+            if run.stop - run.start < self._settings.track.min_frames:
+                self.num_too_short += 1
+            else:
+                self._store(clip, run)
 
     def _store(self, clip: _Clip, run: slice) -> None:
         frames, timestamps_seconds = clip.frames[run], clip.timestamps_seconds[run]
@@ -160,8 +203,6 @@ class Cutter:
                 fps=self._fps(timestamps_seconds), label=ref.label, source_id=ref.source_id, group_id=ref.group_id,
                 width=self._info.width, height=self._info.height, sharpness=sharpness(frames),
                 checksum=frames_checksum(frames),
-                # Named by what the search found, which is the same for all whose tracks these are.
-                pair_id=self._pair_source and f"{self._pair_source}#{track.face_id}.{track.segment}",
                 face_label=face_label(ref.label, score, self._settings.pair.min_change),
                 change_score=score, change_scores=scores,
             )

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -180,7 +180,7 @@ class VideoReader:
         """Whether all timestamps so far kept to the header's frame rate, so that a missing frame is noticed."""
         return self._clock.is_constant_rate
 
-    def frames(self, wanted: Callable[[int], bool] | None = None) -> Iterator[Frame]:
+    def frames(self, wanted: Callable[[int], bool] | None = None) -> Generator[Frame, None, None]:
         """The frames whose index is wanted, in order; None means all. The others are decoded but not converted.
 
         A frame's array is the caller's own. Indices in ``failed_frames`` are skipped, never filled in.
@@ -194,7 +194,7 @@ class VideoReader:
         self._started = True
         return self._frames(wanted)
 
-    def sampled(self, every: int) -> Iterator[Frame]:
+    def sampled(self, every: int) -> Generator[Frame, None, None]:
         """The frames whose index is a multiple of ``every``, and the last frame of the video.
 
         Which frame is the last is known only when the decoder has dropped it. So the frames around the end that the
@@ -225,7 +225,7 @@ class VideoReader:
         if frame is not None:
             yield frame
 
-    def _frames(self, wanted: Callable[[int], bool] | None) -> Iterator[Frame]:
+    def _frames(self, wanted: Callable[[int], bool] | None) -> Generator[Frame, None, None]:
         num_wanted = num_converted = 0
         while self._grab():
             self.num_frames_decoded += 1

@@ -5,32 +5,28 @@ The only module that knows facenet-pytorch: it takes the three trained networks 
 
 from __future__ import annotations
 
-import itertools
 import logging
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from time import perf_counter
-from typing import TypeVar
 
 import cv2
 import numpy as np
 import torch
-from facenet_pytorch import MTCNN
 
 from pipeline.cascade import Faces, Networks, detect_faces
 from pipeline.config import DetectSettings
 from pipeline.device import Device, choose_device
 from pipeline.frame import Frame, swap_red_and_blue
+from pipeline.lean_import import import_lean
 from pipeline.types import Detections, Float32Array, UInt8Array
 
 logger = logging.getLogger(__name__)
 
+MTCNN = import_lean("facenet_pytorch").MTCNN
+
 Thresholds = tuple[float, float, float]
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -45,16 +41,16 @@ class Rung:
 
 
 @dataclass(frozen=True)
-class VideoDetections:
-    """Faces of the searched frames of one video, in order of time."""
+class SearchedFrame:
+    """What was found in one frame."""
 
-    frame_indices: list[int]
-    detections: list[Detections]
-    """One for each of ``frame_indices``; empty where no face was found."""
+    frame_index: int
+    detections: Detections
+    """In pixels of the video; empty where no face was found."""
     scale: float
-    """The smallest scale used: below the rung's own if memory ran out."""
+    """The one it was searched at: below the rung's own if memory ran out."""
     seconds: float
-    """Time spent searching, summed over threads."""
+    """Time spent on it."""
 
 
 def retry_ladder(settings: DetectSettings, width: int, height: int) -> list[Rung]:
@@ -86,9 +82,9 @@ def _scaled(picture: UInt8Array, scale: float) -> UInt8Array:
 class FaceDetector:
     """MTCNN with its settings on one device. Make one a process; it may be used for any number of videos.
 
-    Batches are searched in ``num_threads`` Python threads. What is in a batch never depends on their number, so neither
-    do the results, to the last bit, provided that torch itself uses one thread (``torch.set_num_threads(1)``): with
-    more, its matrix products round differently.
+    What is searched together never depends on the number of threads, so neither do the results, to the last bit,
+    provided that torch itself uses one thread (``torch.set_num_threads(1)``): with more, its matrix products round
+    differently.
     """
 
     def __init__(self, settings: DetectSettings, device: Device = "auto", num_threads: int = 1) -> None:
@@ -96,8 +92,8 @@ class FaceDetector:
         self.device = torch.device(choose_device(device))
         mtcnn = MTCNN(device=self.device).eval().to(memory_format=torch.channels_last)
         self._networks = Networks(mtcnn.pnet, mtcnn.rnet, mtcnn.onet)
-        self._threads = ThreadPoolExecutor(num_threads, thread_name_prefix="detect")
         self.num_threads = num_threads
+        """That a video may be decoded with."""
 
     def detect_batch(
         self,
@@ -133,50 +129,55 @@ class FaceDetector:
         )
         return _split_by_image(faces, len(frames))
 
-    def detect_video(self, frames: Iterable[Frame], rung: Rung) -> VideoDetections:
-        """Faces of the given frames of one video, in pixels of the video.
+    def search(self, frames: Iterable[Frame], rung: Rung) -> Iterator[list[SearchedFrame]]:
+        """Faces of the given frames of one video.
 
         Every n-th of the frames is searched everywhere (``whole_frame_every``), and the last one. Those in between are
         searched around the faces found before and after them: a face that stays for n frames is in one that was
         searched whole.
 
-        Memory: the shrunk frames of two batches a thread, and of four more. Out of memory: the batch is halved, down to
-        one frame; a frame that doesn't fit alone is searched at half its size, and again, before the error goes up.
+        Memory: the shrunk frames of a batch. Out of memory: the batch is halved, down to one frame; a frame that
+        doesn't fit alone is searched at half its size, and again, before the error goes up.
+
+        Yields:
+            As soon as a batch is full, and before another frame is asked for: all its frames, in order of time. The
+            last of them has been searched everywhere.
         """
+        spans: list[list[_Shrunk]] = []
+        between: list[_Shrunk] = []
+        before: SearchedFrame | None = None
+        for number, frame in enumerate(frames):
+            between.append(_shrunk(frame, rung.scale))
+            if number % self.settings.whole_frame_every == 0:
+                spans.append(between)
+                between = []
+                if self._is_full(spans):
+                    searched = self._search_spans(spans, before, rung)
+                    yield searched
+                    spans, before = [], searched[-1]
+        if between:
+            spans.append(between)
+        if spans:
+            yield self._search_spans(spans, before, rung)
 
-        def search_whole(batch: list[_Span]) -> _SearchedWhole:
-            return _SearchedWhole(batch, self._search([span.whole for span in batch], rung))
+    def _is_full(self, spans: Sequence[Sequence[_Shrunk]]) -> bool:
+        """Whether a batch has no room for the frames up to the next one that is searched everywhere."""
+        num_frames = sum(map(len, spans)) + self.settings.whole_frame_every
+        return num_frames * spans[-1][-1].num_pixels > self.settings.batch_megapixels * 1e6
 
-        def search_between(found_and_left: tuple[list[_Found], list[_Shrunk]]) -> list[_Found]:
-            found, left = found_and_left
-            return found + (self._search(left, rung) if left else [])
+    def _search_spans(
+        self, spans: Sequence[Sequence[_Shrunk]], before: SearchedFrame | None, rung: Rung
+    ) -> list[SearchedFrame]:
+        """The last frame of each span everywhere, the others around the faces found in it and in the one before."""
+        wholes = self._search([span[-1] for span in spans], rung)
+        near: list[_Shrunk] = []
+        for span, last, found in zip(spans, [before, *wholes], wholes, strict=False):
+            known = [one.detections.boxes_xyxy for one in (last, found) if one is not None]
+            near += [frame.near(np.concatenate(known)) for frame in span[:-1]]
+        found_near = self._search(near, rung) if near else []
+        return sorted(wholes + found_near, key=lambda one: one.frame_index)
 
-        searched = self._in_order(search_whole, self._batches(frames, rung.scale))
-        found = list(itertools.chain.from_iterable(self._in_order(search_between, _left_between(searched))))
-        found.sort(key=lambda one: one.frame_index)
-        return VideoDetections(
-            [one.frame_index for one in found],
-            [one.detections for one in found],
-            min((one.scale for one in found), default=rung.scale),
-            sum(one.seconds for one in found),
-        )
-
-    def _in_order(self, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-        return _map_in_order(self._threads, function, items, self.num_threads + 1)
-
-    def _batches(self, frames: Iterable[Frame], scale: float) -> Iterator[list[_Span]]:
-        batch: list[_Span] = []
-        pixels = 0
-        for span in _spans((_shrunk(frame, scale) for frame in frames), self.settings.whole_frame_every):
-            if batch and pixels + span.num_pixels > self.settings.batch_megapixels * 1e6:
-                yield batch
-                batch, pixels = [], 0
-            batch.append(span)
-            pixels += span.num_pixels
-        if batch:
-            yield batch
-
-    def _search(self, batch: list[_Shrunk], rung: Rung) -> list[_Found]:
+    def _search(self, batch: list[_Shrunk], rung: Rung) -> list[SearchedFrame]:
         started = perf_counter()
         try:
             near_xyxy = [shrunk.near_xyxy for shrunk in batch if shrunk.near_xyxy is not None]
@@ -188,8 +189,8 @@ class FaceDetector:
         else:
             seconds = (perf_counter() - started) / len(batch)
             return [
-                _Found(shrunk.frame_index, _in_source_pixels(found, shrunk, rung.keep_one), shrunk.scale, seconds)
-                for shrunk, found in zip(batch, detections, strict=True)
+                SearchedFrame(shrunk.frame_index, _in_source_pixels(faces, shrunk, rung), shrunk.scale, seconds)
+                for shrunk, faces in zip(batch, detections, strict=True)
             ]
         # Not inside `except`: the error's traceback would hold the tensors that are to be freed.
         if self.device.type == "cuda":
@@ -211,6 +212,10 @@ class _Shrunk:
     rgb: UInt8Array
     near_xyxy: Float32Array | None = None
     """Where to search, in its own pixels; None: everywhere."""
+
+    @property
+    def num_pixels(self) -> int:
+        return self.rgb.shape[0] * self.rgb.shape[1]
 
     @property
     def ratio(self) -> Float32Array:
@@ -236,65 +241,9 @@ def _shrunk(frame: Frame, scale: float) -> _Shrunk:
     return _Shrunk(frame.index, width, height, scale, swap_red_and_blue(_scaled(frame.bgr, scale)))
 
 
-@dataclass(frozen=True)
-class _Span:
-    """A frame to be searched everywhere, and those up to the next such frame."""
-
-    whole: _Shrunk
-    between: list[_Shrunk]
-
-    @property
-    def num_pixels(self) -> int:
-        return sum(frame.rgb.shape[0] * frame.rgb.shape[1] for frame in (self.whole, *self.between))
-
-
-def _spans(frames: Iterable[_Shrunk], every: int) -> Iterator[_Span]:
-    """All the frames; the last one is a span of its own."""
-    span: list[_Shrunk] = []
-    for frame in frames:
-        if len(span) == every:
-            yield _Span(span[0], span[1:])
-            span = []
-        span.append(frame)
-    if span:
-        *others, last = span
-        if others:
-            yield _Span(others[0], others[1:])
-        yield _Span(last, [])
-
-
-@dataclass(frozen=True)
-class _Found:
-    frame_index: int
-    detections: Detections
-    scale: float
-    seconds: float
-
-
-@dataclass(frozen=True)
-class _SearchedWhole:
-    """Spans, and what is in the first frame of each."""
-
-    spans: list[_Span]
-    found: list[_Found]
-
-
-def _left_between(searched: Iterable[_SearchedWhole]) -> Iterator[tuple[list[_Found], list[_Shrunk]]]:
-    """What was found, and the frames that can now be searched near it: those between two frames searched whole."""
-    waiting: list[_Shrunk] = []
-    before = Detections.empty()
-    for batch in searched:
-        left: list[_Shrunk] = []
-        for span, found in zip(batch.spans, batch.found, strict=True):
-            near = np.concatenate([before.boxes_xyxy, found.detections.boxes_xyxy])
-            left += [frame.near(near) for frame in waiting]
-            waiting, before = span.between, found.detections
-        yield batch.found, left
-
-
-def _in_source_pixels(found: Detections, shrunk: _Shrunk, keep_one: bool) -> Detections:
+def _in_source_pixels(found: Detections, shrunk: _Shrunk, rung: Rung) -> Detections:
     """Undo the shrinking, by the sizes it really had after rounding."""
-    kept = slice(0, 1 if keep_one else None)
+    kept = slice(0, 1 if rung.keep_one else None)
     return Detections(
         found.boxes_xyxy[kept] * np.tile(shrunk.ratio, 2), found.scores[kept], found.landmarks[kept] * shrunk.ratio
     )
@@ -305,19 +254,6 @@ def _split_by_image(faces: Faces, num_images: int) -> list[Detections]:
     boxes, scores, landmarks = (t.cpu().numpy() for t in (faces.boxes_xyxy, faces.scores, faces.landmarks))
     rows = (image_indices == i for i in range(num_images))
     return [Detections(boxes[of_image], scores[of_image], landmarks[of_image]) for of_image in rows]
-
-
-def _map_in_order(
-    pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T], max_in_flight: int
-) -> Iterator[R]:
-    """``pool.map`` that takes from ``items`` only as results are taken from it, so that memory stays bounded."""
-    pending: deque[Future[R]] = deque()
-    for item in items:
-        pending.append(pool.submit(function, item))
-        if len(pending) >= max_in_flight:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
 
 
 @lru_cache(maxsize=1)

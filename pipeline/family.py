@@ -22,7 +22,7 @@ from pipeline.follower import Follower, NoPairError, Reference, SearchedOriginal
 from pipeline.frame import Frame
 from pipeline.search import find_faces
 from pipeline.types import VideoRef
-from pipeline.video import Result, own_cutter, own_result, process_video, row_or_error, without_tracks
+from pipeline.video import Reading, Result, own_cutter, own_result, process_video, row_or_error, without_tracks
 from pipeline.writer import PartitionWriter, StoreWriteError
 
 logger = logging.getLogger(__name__)
@@ -140,7 +140,9 @@ class _Together:
 
     def _read(self, fakes: Sequence[Follower], is_to_store: bool) -> Result:
         original = self._original
-        cutter = own_cutter(original.ref, original.search, self._writer, original.settings)
+        search = original.search
+        cutter = own_cutter(original.ref, search.info, self._writer, original.settings)
+        cutter.expect(search.tracks.tracks)
         with VideoReader(original.ref.path, DECODER_THREADS) as reader:
             references: list[Reference] = []
             for frame in reader.frames(original.is_wanted):
@@ -156,7 +158,9 @@ class _Together:
                     break
             if references:
                 self._follow(fakes, references)
-        return own_result(original.ref, original.search, cutter, reader, None)
+        searching = Reading(search.num_frames_decoded, frozenset(search.failed_frames), search.decode_seconds)
+        reading = searching.and_again(reader)
+        return own_result(original.ref, search, reading, cutter.finish(), cutter.num_too_short, cutter.seconds, None)
 
     def _show(self, frame: Frame, fakes: Sequence[Follower], references: list[Reference]) -> None:
         """Add a frame to those that fakes are compared with. Comparing must not cost an original its row."""

@@ -150,7 +150,8 @@ class Follower:
         self._ahead: Frame | None = None
         self._thread = thread
         self._agreement = Agreement(original.face_pixels)
-        self._cutter = Cutter(ref, reader.info, search.tracks.tracks, original.ref.video_id, True, writer, settings)
+        self._cutter = Cutter(ref, reader.info, original.ref.video_id, True, writer, settings)
+        self._cutter.expect(search.tracks.tracks)
         self._compare_seconds = 0.0
 
     def follow(self, references: Sequence[Reference], slopes: Mapping[int, Float32Array]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import pairwise
 from types import MappingProxyType
 
@@ -15,20 +16,8 @@ from pipeline.scenes import SceneCut
 from pipeline.types import Detections, Float32Array, Track
 
 
-@dataclass(frozen=True)
-class Tracks:
-    """The faces of a video, and how many were left out and why."""
-
-    tracks: list[Track] = field(repr=False)
-    """Segments by face and time; faces by descending mean score."""
-    num_too_short: int
-    """Faces seen for less than ``min_frames``."""
-    num_over_max_faces: int
-    """Faces long enough, but beyond ``max_faces``."""
-
-
 @dataclass(eq=False)
-class _Chain:
+class Chain:
     """One face while it is being followed: where and when it was seen."""
 
     frames: list[int]
@@ -43,6 +32,29 @@ class _Chain:
     @property
     def mean_score(self) -> float:
         return float(np.mean(self.scores))
+
+    def box_at(self, frame_index: int) -> Float32Array:
+        """float32 (4,): interpolated, or the last one there is."""
+        after = bisect.bisect_left(self.frames, frame_index)
+        if after == len(self.frames):
+            return self.boxes[-1]
+        first = max(after - 1, 0)
+        boxes_xyxy = interpolate(self.frames[first : after + 1], np.array(self.boxes[first : after + 1]))
+        return np.asarray(boxes_xyxy[frame_index - self.frames[first]], np.float32)
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """The faces of a video, and how many were left out and why."""
+
+    tracks: list[Track] = field(repr=False)
+    """Segments by face and time; faces by descending mean score."""
+    num_too_short: int
+    """Faces seen for less than ``min_frames``."""
+    num_over_max_faces: int
+    """Faces long enough, but beyond ``max_faces``."""
+    chains: list[Chain] = field(repr=False, default_factory=list)
+    """What was seen of each face, by ``face_id``."""
 
 
 def pairwise_iou(a_xyxy: Float32Array, b_xyxy: Float32Array) -> Float32Array:
@@ -73,24 +85,31 @@ def associate(a_xyxy: Float32Array, b_xyxy: Float32Array, min_iou: float) -> lis
     return [(int(i), int(j)) for i, j in pairs if iou[i, j] > 0]
 
 
-def _link(
-    frame_indices: Sequence[int],
-    detections: Sequence[Detections],
-    settings: TrackSettings,
-    cuts: Mapping[int, SceneCut],
-) -> list[_Chain]:
-    """Follow every face through the sampled frames."""
-    followed: list[_Chain] = []
-    ended: list[_Chain] = []
-    for frame_index, found in zip(frame_indices, detections, strict=True):
-        cut = cuts.get(frame_index)
+class Linker:
+    """Follows every face through the sampled frames, as these are searched."""
+
+    def __init__(self, settings: TrackSettings) -> None:
+        self._settings = settings
+        self.followed: list[Chain] = []
+        """Faces that may be seen again."""
+        self.ended: list[Chain] = []
+
+    def add(self, frame_index: int, found: Detections, cut: SceneCut | None = None) -> None:
+        """Take the next sampled frame.
+
+        Args:
+            frame_index: after all those before.
+            found: its faces.
+            cut: if it shows another scene than the sampled frame before it.
+        """
+        settings = self._settings
         still = [
             chain
-            for chain in followed
+            for chain in self.followed
             if frame_index - chain.frames[-1] <= settings.max_gap_frames
             and (cut is None or not cut.ends(chain.boxes[-1]))
         ]
-        ended += [chain for chain in followed if chain not in still]
+        self.ended += [chain for chain in self.followed if chain not in still]
         last_boxes = np.array([chain.boxes[-1] for chain in still], np.float32).reshape(-1, 4)
         pairs = associate(last_boxes, found.boxes_xyxy, settings.min_iou)
         for i, j in pairs:
@@ -101,12 +120,27 @@ def _link(
             chain.scores.append(float(found.scores[j]))
         known = {j for _, j in pairs}
         new = [
-            _Chain([frame_index], [found.boxes_xyxy[j]], [found.landmarks[j]], [float(found.scores[j])])
+            Chain([frame_index], [found.boxes_xyxy[j]], [found.landmarks[j]], [float(found.scores[j])])
             for j in range(len(found))
             if j not in known
         ]
-        followed = still + new
-    return ended + followed
+        self.followed = still + new
+
+    def faces(self) -> list[Chain]:
+        """What has been seen for long enough so far, by descending mean score."""
+        chains = self.ended + self.followed
+        long_enough = [chain for chain in chains if chain.num_frames >= self._settings.min_frames]
+        # Ties by time and place, so that the order never depends on how chains were collected.
+        return sorted(long_enough, key=lambda chain: (-chain.mean_score, chain.frames[0], *chain.boxes[0].tolist()))
+
+    def tracks(self) -> Tracks:
+        """The faces, when all frames were taken."""
+        settings = self._settings
+        faces = self.faces()
+        kept = faces[: settings.max_faces]
+        num_chains = len(self.ended) + len(self.followed)
+        segments = [segment for face_id, chain in enumerate(kept) for segment in segments_of(chain, face_id, settings)]
+        return Tracks(segments, num_chains - len(faces), len(faces) - len(kept), kept)
 
 
 def interpolate(frames: Sequence[int], values: Float32Array) -> Float32Array:
@@ -131,25 +165,46 @@ def interpolate(frames: Sequence[int], values: Float32Array) -> Float32Array:
     return np.asarray(low + (high - low) * weight, np.float32)
 
 
-def _dense(chain: _Chain, face_id: int) -> Track:
-    observed = np.zeros(chain.num_frames, bool)
-    observed[np.array(chain.frames) - chain.frames[0]] = True
+def _piece(chain: Chain, start: int, stop: int, face_id: int, segment: int) -> Track:
+    """Frames [start, stop) of a face, counted from its first."""
+    first, last = chain.frames[0] + start, chain.frames[0] + stop - 1
+    # The detections at and around these frames are all that decides them.
+    low, high = bisect.bisect_right(chain.frames, first) - 1, bisect.bisect_left(chain.frames, last) + 1
+    frames = chain.frames[low:high]
+    rows = slice(first - frames[0], last - frames[0] + 1)
+    observed = np.zeros(frames[-1] - frames[0] + 1, bool)
+    observed[np.array(frames) - frames[0]] = True
     boxes, landmarks, scores = (
-        interpolate(chain.frames, np.array(values, np.float32))
+        interpolate(frames, np.array(values[low:high], np.float32))[rows]
         for values in (chain.boxes, chain.landmarks, chain.scores)
     )
-    return Track(face_id, 0, chain.frames[0], boxes, landmarks, scores, observed)
+    return Track(face_id, segment, first, boxes, landmarks, scores, observed[rows])
 
 
-def cut_into_segments(track: Track, max_frames: int) -> list[Track]:
-    """Consecutive pieces of at most ``max_frames`` that tile the track, equal in length to within one frame.
+def segment_edges(num_frames: int, max_frames: int, min_frames: int) -> list[int]:
+    """Where a track is cut: full segments, but a rest that is too short for a clip is shared with the last of them.
 
-    Equal, not "full ones and a rest": a rest of a few frames is no clip.
+    Returns:
+        From 0 to ``num_frames``, ascending; no two further apart than ``max_frames``.
     """
-    num_segments = -(-len(track) // max_frames)
-    edges = [len(track) * i // num_segments for i in range(num_segments + 1)]
-    pieces = (track[start:stop] for start, stop in pairwise(edges))
-    return [replace(piece, segment=segment) for segment, piece in enumerate(pieces)]
+    num_full, rest = divmod(num_frames, max_frames)
+    edges = [i * max_frames for i in range(num_full + 1)]
+    if 0 < rest < min_frames and num_full:
+        edges[-1] = edges[-2] + (max_frames + rest) // 2
+    return edges if edges[-1] == num_frames else [*edges, num_frames]
+
+
+def segments_of(chain: Chain, face_id: int, settings: TrackSettings) -> list[Track]:
+    """A face's track from its first to its last detection, in pieces that tile it."""
+    edges = segment_edges(chain.num_frames, settings.segment_frames, settings.min_frames)
+    return [_piece(chain, start, stop, face_id, i) for i, (start, stop) in enumerate(pairwise(edges))]
+
+
+def decided_segments(chain: Chain, face_id: int, settings: TrackSettings, first: int) -> list[Track]:
+    """Those of :func:`segments_of` from number ``first`` on that stay as they are, wherever else the face is seen."""
+    length = settings.segment_frames
+    num_decided = max(0, (chain.num_frames - settings.min_frames) // length)
+    return [_piece(chain, i * length, (i + 1) * length, face_id, i) for i in range(first, num_decided)]
 
 
 def build_tracks(
@@ -169,14 +224,7 @@ def build_tracks(
     Returns:
         Dense tracks from a face's first to its last detection, cut into segments.
     """
-    chains = _link(frame_indices, detections, settings, cuts)
-    long_enough = [chain for chain in chains if chain.num_frames >= settings.min_frames]
-    # Ties by time and place, so that the order never depends on how chains were collected.
-    long_enough.sort(key=lambda chain: (-chain.mean_score, chain.frames[0], *chain.boxes[0].tolist()))
-    kept = long_enough[: settings.max_faces]
-    segments = [
-        segment
-        for face_id, chain in enumerate(kept)
-        for segment in cut_into_segments(_dense(chain, face_id), settings.segment_frames)
-    ]
-    return Tracks(segments, len(chains) - len(long_enough), len(long_enough) - len(kept))
+    linker = Linker(settings)
+    for frame_index, found in zip(frame_indices, detections, strict=True):
+        linker.add(frame_index, found, cuts.get(frame_index))
+    return linker.tracks()

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from pipeline.config import Settings
-from pipeline.cutter import Cutter, wanted_frames
+from pipeline.cutter import Cutter
 from pipeline.decode import VideoDecodeError, VideoReader
 from pipeline.detect import FaceDetector
 from pipeline.schema import StoredTrack
 from pipeline.search import Search, find_faces
-from pipeline.types import TracksFrom, VideoOutcome, VideoRef
+from pipeline.single_pass import SinglePass
+from pipeline.types import TracksFrom, VideoInfo, VideoOutcome, VideoRef
 from pipeline.writer import PartitionWriter, StoreWriteError
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,11 @@ class Reading:
     num_frames_decoded: int
     failed_frames: frozenset[int]
     seconds: float
+
+    def and_again(self, reader: VideoReader) -> Reading:
+        """With one more pass, over some of the frames."""
+        failed_frames = self.failed_frames | frozenset(reader.failed_frames)
+        return Reading(self.num_frames_decoded, failed_frames, self.seconds + reader.seconds)
 
 
 def row_or_error(ref: VideoRef, pairing_note: str | None, work: Callable[[], Result]) -> Result:
@@ -71,25 +77,29 @@ def process_video(
     """
 
     def work() -> Result:
-        search = find_faces(ref.path, detector, settings)
-        if not search.tracks.tracks:
-            return without_tracks(ref, search, pairing_note)
-        wanted = wanted_frames(search.tracks.tracks)
-        cutter = own_cutter(ref, search, writer, settings)
-        with VideoReader(ref.path, detector.num_threads) as reader:
-            for frame in reader.frames(lambda index: index < len(wanted) and bool(wanted[index])):
-                cutter.take(frame)
-                if cutter.is_done:
-                    break
-        return own_result(ref, search, cutter, reader, pairing_note)
+        with SinglePass(lambda info: own_cutter(ref, info, writer, settings), settings) as cutting:
+            search = find_faces(ref.path, detector, settings, cutting)
+            if not search.tracks.tracks:
+                return without_tracks(ref, search, pairing_note)
+            needed = cutting.finish(search.tracks)
+            decoding = Reading(search.num_frames_decoded, frozenset(search.failed_frames), search.decode_seconds)
+            if needed.any():
+                with VideoReader(ref.path, detector.num_threads) as reader:
+                    for frame in reader.frames(lambda index: index < len(needed) and bool(needed[index])):
+                        cutting.take(frame)
+                        if frame.index + 1 == len(needed):
+                            break
+                decoding = decoding.and_again(reader)
+            tracks = cutting.stored(search.tracks)
+            return own_result(ref, search, decoding, tracks, cutting.num_too_short, cutting.seconds, pairing_note)
 
     return row_or_error(ref, pairing_note, work)
 
 
-def own_cutter(ref: VideoRef, search: Search, writer: PartitionWriter, settings: Settings) -> Cutter:
+def own_cutter(ref: VideoRef, info: VideoInfo, writer: PartitionWriter, settings: Settings) -> Cutter:
     """Of a video with tracks of its own. If it is an original, they are those of its fakes, too."""
     pair_source = ref.video_id if ref.source_id is None else None
-    return Cutter(ref, search.info, search.tracks.tracks, pair_source, False, writer, settings)
+    return Cutter(ref, info, pair_source, False, writer, settings)
 
 
 def without_tracks(ref: VideoRef, search: Search, pairing_note: str | None) -> Result:
@@ -99,14 +109,17 @@ def without_tracks(ref: VideoRef, search: Search, pairing_note: str | None) -> R
 
 
 def own_result(
-    ref: VideoRef, search: Search, cutter: Cutter, second_pass: VideoReader, pairing_note: str | None
+    ref: VideoRef,
+    search: Search,
+    reading: Reading,
+    tracks: list[StoredTrack],
+    num_cut_too_short: int,
+    write_seconds: float,
+    pairing_note: str | None,
 ) -> Result:
     """What was cut out of a video with tracks of its own."""
-    tracks = cutter.finish()
-    failed_frames = frozenset(search.failed_frames) | frozenset(second_pass.failed_frames)
-    reading = Reading(search.num_frames_decoded, failed_frames, search.decode_seconds + second_pass.seconds)
-    seconds = search.detect_seconds, cutter.seconds
-    return Result(outcome(ref, search, "own", reading, tracks, cutter.num_too_short, *seconds, pairing_note), tracks)
+    seconds = search.detect_seconds, write_seconds
+    return Result(outcome(ref, search, "own", reading, tracks, num_cut_too_short, *seconds, pairing_note), tracks)
 
 
 def outcome(

@@ -394,7 +394,7 @@ class FailingReader(VideoReader):
         self._at_frame = at_frame
         self._error = error
 
-    def frames(self, wanted: Callable[[int], bool] | None = None) -> Iterator[Any]:
+    def frames(self, wanted: Callable[[int], bool] | None = None) -> Generator[Any, None, None]:
         for frame in super().frames(wanted):
             if frame.index == self._at_frame:
                 raise self._error

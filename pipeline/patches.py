@@ -1,0 +1,212 @@
+"""What is remembered of a video's frames until it is known what is to be cut out of them, so that it is decoded once.
+
+The square of a segment depends on all its boxes, some of them still to come. So of every frame the surroundings of the
+faces are kept, as wide as memory allows. Where a head moves further than that, its squares aren't covered, and those
+frames have to be decoded again: this is about speed alone.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pipeline.arena import Arena
+from pipeline.config import Settings, TrackSettings
+from pipeline.crop import crop_squares, window_of
+from pipeline.frame import Frame
+from pipeline.track import Chain, Linker
+from pipeline.types import Float32Array, UInt8Array
+
+WIDEST = 2.2
+"""Side of what is kept over the longer side of the box, if there is room. Squares of talking people were 1.2 to 1.6 of
+them wide."""
+ROOM = 0.85
+"""Share of the arena for that: the rest is for frames that wait, and for what lies between the pieces."""
+LEAST_MARGIN_PIXELS = 80
+"""More than that on each side of a small face, if there is room."""
+AHEAD_FRAMES = 30
+"""For so long a face is expected to go on as it moved last."""
+
+Window = tuple[int, int, int, int]
+"""Pixels of a frame, xyxy, half-open."""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Part of a frame."""
+
+    pixels: UInt8Array
+    """uint8 (h, w, 3), BGR."""
+    left: int
+    top: int
+    timestamp_seconds: float
+    """Of the frame."""
+
+    def covers(self, window_xyxy: Sequence[int]) -> bool:
+        """Whether a window of the frame lies in it."""
+        left, top, right, bottom = window_xyxy
+        height, width = self.pixels.shape[:2]
+        return self.left <= left and self.top <= top and right <= self.left + width and bottom <= self.top + height
+
+
+@dataclass(frozen=True)
+class _Reach:
+    """Where a face may be found in a segment that isn't decided."""
+
+    box_xyxy: Float32Array
+    """float32 (4,): around all its boxes that may share a segment with the next one."""
+    ahead: Float32Array
+    """float32 (2,): by how much it will have moved on, if it keeps moving as it did last."""
+
+
+class Patches:
+    """Of one video, by face and frame.
+
+    Frames in which faces unknown so far may begin wait until they have been searched, if there is room; in the others
+    only the known ones can go on. Where room ends, the oldest frame that waits is left to the known faces, and if none
+    waits the oldest patch is forgotten.
+
+    Args:
+        width: of the video, pixels.
+        height: of the video, pixels.
+        settings: of the extraction.
+        arena: where everything is kept; it must be used for nothing else, and be empty.
+    """
+
+    def __init__(self, width: int, height: int, settings: Settings, arena: Arena) -> None:
+        self._frame_size = (width, height)
+        self._settings = settings
+        self._arena = arena
+        self._waiting: deque[Frame] = deque()
+        self._first_unsearched = 0
+        """No face that isn't followed yet can begin before this frame."""
+        self._followed: list[tuple[Chain, _Reach]] = []
+        self._patches: OrderedDict[tuple[Chain, int], Patch] = OrderedDict()
+        """By face and frame, the oldest first."""
+
+    def watch(self, frame: Frame) -> None:
+        """See a frame; they come in order."""
+        if frame.index >= self._first_unsearched and (copy := self._copied(frame.bgr)) is not None:
+            self._waiting.append(replace(frame, bgr=copy))
+        else:
+            self._keep(frame)
+
+    def searched(self, last_index: int, linker: Linker) -> None:
+        """Faces are known up to a frame, the newest one there is."""
+        detect, track = self._settings.detect, self._settings.track
+        self._first_unsearched = last_index + detect.every_n_frames
+        # What was seen once or twice and is gone was hardly a face; of a crowd, those that will most likely be chosen.
+        likely = [c for c in linker.followed if c.frames[-1] == last_index or c.num_frames >= track.min_frames]
+        likely = sorted(likely, key=lambda chain: -chain.mean_score)[: track.max_faces]
+        self._followed = [(chain, _reach_of(chain, track)) for chain in likely]
+        while self._waiting:
+            self._leave_to_known_faces()
+
+    def get(self, chain: Chain, frame_index: int, square_xyxy: Float32Array) -> Patch | None:
+        """What covers a face's square in a frame, if that was kept."""
+        patch = self._patches.get((chain, frame_index))
+        if patch is None or not patch.covers(window_of(square_xyxy, *self._frame_size)):
+            return None
+        return patch
+
+    def forget(self, chain: Chain, frame_start: int, frame_stop: int) -> None:
+        """A face isn't needed any more in these frames, half-open."""
+        for index in range(frame_start, frame_stop):
+            if (patch := self._patches.pop((chain, index), None)) is not None:
+                self._arena.give_back(patch.pixels)
+
+    def forget_all_but(self, chains: Iterable[Chain]) -> None:
+        """Nothing but these faces is needed any more."""
+        kept = set(chains)
+        for chain, index in [key for key in self._patches if key[0] not in kept]:
+            self.forget(chain, index, index + 1)
+
+    def forget_all(self) -> None:
+        """Nothing is needed any more; the arena is empty again."""
+        self.forget_all_but([])
+        while self._waiting:
+            self._arena.give_back(self._waiting.popleft().bgr)
+
+    def _copied(self, picture: UInt8Array) -> UInt8Array | None:
+        """A copy in the arena, for which older things may have to go; None if it is larger than the arena."""
+        while (copy := self._arena.take(picture.shape)) is None:
+            if self._waiting:
+                self._leave_to_known_faces()
+            elif self._patches:
+                _, oldest = self._patches.popitem(last=False)
+                self._arena.give_back(oldest.pixels)
+            else:
+                return None
+        copy[:] = picture
+        return copy
+
+    def _leave_to_known_faces(self) -> None:
+        """The frame that has waited for longest."""
+        frame = self._waiting.popleft()
+        windows = self._windows(frame.index)
+        pictures = [frame.bgr[top:bottom, left:right].copy() for _, (left, top, right, bottom) in windows]
+        self._arena.give_back(frame.bgr)
+        self._keep_pictures(frame, windows, pictures)
+
+    def _keep(self, frame: Frame) -> None:
+        windows = self._windows(frame.index)
+        pictures = [frame.bgr[top:bottom, left:right] for _, (left, top, right, bottom) in windows]
+        self._keep_pictures(frame, windows, pictures)
+
+    def _keep_pictures(
+        self, frame: Frame, windows: Sequence[tuple[Chain, Window]], pictures: Sequence[UInt8Array]
+    ) -> None:
+        for (chain, (left, top, _, _)), picture in zip(windows, pictures, strict=True):
+            if (pixels := self._copied(picture)) is not None:
+                self._patches[chain, frame.index] = Patch(pixels, left, top, frame.timestamp_seconds)
+
+    def _windows(self, frame_index: int) -> list[tuple[Chain, Window]]:
+        """What to keep of a frame."""
+        shown = [(chain, reach) for chain, reach in self._followed if chain.frames[0] <= frame_index]
+        boxes_xyxy = [chain.box_at(frame_index) for chain, _ in shown]
+        sides = [float((box[2:] - box[:2]).max()) for box in boxes_xyxy]
+        margin = self._margin(sides)
+        is_static = self._settings.crop.mode == "union"
+        windows = []
+        for (chain, reach), box_xyxy, side in zip(shown, boxes_xyxy, sides, strict=True):
+            # The later in a segment, the less is still to come.
+            row = (frame_index - chain.frames[0]) % self._settings.track.segment_frames
+            share = 1.5 - row / self._settings.track.segment_frames
+            least_side = side + 2 * min(share * margin, max(LEAST_MARGIN_PIXELS, side * (WIDEST - 1) / 2))
+            window = self._window(reach.box_xyxy if is_static else box_xyxy, reach.ahead, least_side)
+            if window[0] < window[2] and window[1] < window[3]:
+                windows.append((chain, window))
+        return windows
+
+    def _margin(self, sides: Sequence[float]) -> float:
+        """Pixels on each side of every face that there is room for, if segments are cut as soon as they can be."""
+        detect, track = self._settings.detect, self._settings.track
+        num_frames = track.segment_frames + track.min_frames + detect.every_n_frames * detect.whole_frame_every
+        num_pixels = ROOM * self._arena.num_bytes / (3 * num_frames)
+        # The sum of (side + 2 margin)^2 is that.
+        total, squares = sum(sides), sum(side**2 for side in sides)
+        root = total**2 - len(sides) * (squares - num_pixels)
+        return max(0.0, (root**0.5 - total) / (2 * len(sides))) if sides and root > 0 else 0.0
+
+    def _window(self, box_xyxy: Float32Array, ahead: Float32Array, least_side: float) -> Window:
+        """The square around a box, and around it, more where it moves to."""
+        square = crop_squares(box_xyxy[None], self._settings.crop)[0]
+        margin = max(0.0, (least_side - float(square[2] - square[0])) / 2)
+        low = np.floor(square[:2] - margin + np.minimum(ahead, 0)).astype(int)
+        high = np.ceil(square[2:] + margin + np.maximum(ahead, 0)).astype(int)
+        (left, top), (right, bottom) = np.maximum(low, 0).tolist(), np.minimum(high, self._frame_size).tolist()
+        return left, top, right, bottom
+
+
+def _reach_of(chain: Chain, settings: TrackSettings) -> _Reach:
+    oldest = chain.frames[-1] - settings.segment_frames - settings.min_frames
+    boxes = np.array([box for index, box in zip(chain.frames, chain.boxes, strict=True) if index >= oldest])
+    recent = chain.frames[-3:]
+    velocity = np.zeros(2, np.float32)
+    if len(recent) > 1:
+        moved = (chain.boxes[-1] - chain.boxes[-len(recent)]).reshape(2, 2).mean(0)
+        velocity = moved / (recent[-1] - recent[0])
+    return _Reach(np.concatenate([boxes[:, :2].min(0), boxes[:, 2:].max(0)]), velocity * AHEAD_FRAMES)
