@@ -215,7 +215,8 @@ class _Shrunk:
 
     @property
     def num_pixels(self) -> int:
-        return self.rgb.shape[0] * self.rgb.shape[1]
+        height, width = self.rgb.shape[:2]
+        return int(height * width)
 
     @property
     def ratio(self) -> Float32Array:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import threading
-import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.config import DetectSettings
-from pipeline.detect import FaceDetector, Rung, Thresholds, VideoDetections, retry_ladder
+from pipeline.detect import FaceDetector, Rung, SearchedFrame, Thresholds, retry_ladder
 from pipeline.frame import Frame, swap_red_and_blue
 from pipeline.types import Detections, Float32Array, UInt8Array
 from tests.faces import stretched_portrait
@@ -79,8 +77,17 @@ class Search:
         return [len(batch) for batch in self.batches]
 
 
-def scores(found: VideoDetections) -> list[float]:
-    return [round(float(score) * 256) for detections in found.detections for score in detections.scores]
+def search_video(detector: FaceDetector, frames: Iterable[Frame], rung: Rung = WHOLE) -> list[SearchedFrame]:
+    """All that is found, as it comes."""
+    return list(itertools.chain.from_iterable(detector.search(frames, rung)))
+
+
+def detections_in(found: list[SearchedFrame]) -> list[Detections]:
+    return [one.detections for one in found]
+
+
+def scores(found: list[SearchedFrame]) -> list[float]:
+    return [round(float(score) * 256) for one in found for score in one.detections.scores]
 
 
 def test_the_ladder_goes_from_plain_to_larger_to_larger_with_low_thresholds() -> None:
@@ -107,27 +114,27 @@ def test_rungs_can_be_left_out() -> None:
 
 def test_a_frame_with_a_face_and_one_without(detector: FaceDetector) -> None:
     frames = [frame(3, stretched_portrait("hopper", 200, 200)), frame(13, np.zeros((200, 200, 3), np.uint8))]
-    found = detector.detect_video(frames, WHOLE)
-    assert found.frame_indices == [3, 13]
-    assert [len(detections) for detections in found.detections] == [1, 0]
-    for detections in found.detections:
+    found = search_video(detector, frames)
+    assert [one.frame_index for one in found] == [3, 13]
+    assert [len(detections) for detections in detections_in(found)] == [1, 0]
+    for detections in detections_in(found):
         arrays = (detections.boxes_xyxy, detections.scores, detections.landmarks)
         assert all(type(array) is np.ndarray and array.dtype == np.float32 for array in arrays)
-    left, top, right, bottom = found.detections[0].boxes_xyxy[0]
+    left, top, right, bottom = found[0].detections.boxes_xyxy[0]
     assert (40 < left < 90, 110 < right < 160) == (True, True)
     assert (20 < top < 80, 110 < bottom < 180) == (True, True)
-    assert found.scale == 1.0
-    assert found.seconds > 0
+    assert {one.scale for one in found} == {1.0}
+    assert all(one.seconds > 0 for one in found)
 
 
 def test_no_frames_give_nothing(detector: FaceDetector) -> None:
-    assert detector.detect_video([], Rung(0.5, HIGH)) == VideoDetections([], [], 0.5, 0)
+    assert search_video(detector, [], Rung(0.5, HIGH)) == []
 
 
 def test_a_rung_that_keeps_one_keeps_the_best(detector: FaceDetector) -> None:
     two = np.concatenate([stretched_portrait("hopper", 160, 160), stretched_portrait("biden", 160, 160)], axis=1)
-    both = detector.detect_video([frame(0, two)], WHOLE).detections[0]
-    best = detector.detect_video([frame(0, two)], Rung(1.0, HIGH, keep_one=True)).detections[0]
+    both = search_video(detector, [frame(0, two)], WHOLE)[0].detections
+    best = search_video(detector, [frame(0, two)], Rung(1.0, HIGH, keep_one=True))[0].detections
     assert len(both) == 2
     assert both.scores[0] >= both.scores[1]
     assert len(best) == 1
@@ -137,14 +144,14 @@ def test_a_rung_that_keeps_one_keeps_the_best(detector: FaceDetector) -> None:
 
 def test_the_thresholds_of_the_rung_are_used(monkeypatch: pytest.MonkeyPatch, detector: FaceDetector) -> None:
     search = Search(monkeypatch, detector)
-    detector.detect_video(grey_frames((40, 40)), Rung(1.0, LOW))
+    search_video(detector, grey_frames((40, 40)), Rung(1.0, LOW))
     assert search.thresholds == [LOW]
 
 
 @pytest.mark.parametrize("scale", [0.5, 0.75, 2.0])
 def test_boxes_are_in_source_pixels_whatever_the_scale(detector: FaceDetector, scale: float) -> None:
     picture = [frame(0, stretched_portrait("hopper", 437, 473))]
-    plain, scaled = (detector.detect_video(picture, Rung(s, HIGH)).detections[0] for s in (1.0, scale))
+    plain, scaled = (search_video(detector, picture, Rung(s, HIGH))[0].detections for s in (1.0, scale))
     assert len(plain) == len(scaled) == 1
     np.testing.assert_allclose(scaled.boxes_xyxy, plain.boxes_xyxy, rtol=0, atol=20)
     np.testing.assert_allclose(scaled.landmarks, plain.landmarks, rtol=0, atol=20)
@@ -160,7 +167,7 @@ def test_the_whole_frame_stays_the_whole_frame_whatever_is_rounded(
 ) -> None:
     with pytest.MonkeyPatch.context() as monkeypatch:
         search = Search(monkeypatch, detector)
-        found = detector.detect_video(grey_frames((width, height)), Rung(scale, HIGH)).detections[0]
+        found = search_video(detector, grey_frames((width, height)), Rung(scale, HIGH))[0].detections
     assert search.batches == [[(max(1, round(width * scale)), max(1, round(height * scale)))]]
     np.testing.assert_allclose(found.boxes_xyxy, [[0, 0, width, height]], rtol=1e-5)
     np.testing.assert_allclose(found.landmarks, np.tile([width, height], (1, 5, 1)), rtol=1e-5)
@@ -169,93 +176,54 @@ def test_the_whole_frame_stays_the_whole_frame_whatever_is_rounded(
 def test_a_batch_holds_at_most_so_many_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     detector = FaceDetector(EVERYWHERE.model_copy(update={"batch_megapixels": 0.01}), "cpu")
     search = Search(monkeypatch, detector)
-    found = detector.detect_video(grey_frames(*[(50, 40)] * 12), WHOLE)
+    found = search_video(detector, grey_frames(*[(50, 40)] * 12))
     assert search.batch_sizes == [5, 5, 2]
     assert scores(found) == list(range(12))
     search.batches.clear()
-    detector.detect_video(grey_frames(*[(100, 80)] * 12), Rung(0.5, HIGH))
+    search_video(detector, grey_frames(*[(100, 80)] * 12), Rung(0.5, HIGH))
     assert search.batch_sizes == [5, 5, 2], "the pixels that count are those searched"
 
 
 def test_a_frame_above_the_limit_is_searched_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     detector = FaceDetector(EVERYWHERE.model_copy(update={"batch_megapixels": 0.001}), "cpu")
     search = Search(monkeypatch, detector)
-    detector.detect_video(grey_frames(*[(50, 40)] * 3), WHOLE)
+    search_video(detector, grey_frames(*[(50, 40)] * 3))
     assert search.batch_sizes == [1, 1, 1]
 
 
-def test_threads_change_nothing_not_even_a_bit() -> None:
-    names = ["hopper", "biden", "collins", "obama_1", "obama_2"]
-    frames = [frame(10 * i, stretched_portrait(name, 150, 150)) for i, name in enumerate(names * 2)]
-    few_pixels = DetectSettings(batch_megapixels=0.05, whole_frame_every=2)
-    once, *others = (FaceDetector(few_pixels, "cpu", threads).detect_video(frames, WHOLE) for threads in (1, 2, 3))
-    assert once.frame_indices == list(range(0, 100, 10))
-    assert [len(detections) for detections in once.detections] == [1] * 10
-    for other in others:
-        assert other.frame_indices == once.frame_indices
-        for a, b in zip(once.detections, other.detections, strict=True):
-            assert a.boxes_xyxy.tobytes() == b.boxes_xyxy.tobytes()
-            assert a.scores.tobytes() == b.scores.tobytes()
-            assert a.landmarks.tobytes() == b.landmarks.tobytes()
-
-
-@pytest.mark.parametrize("num_threads", [1, 2, 3])
-@pytest.mark.parametrize("every", [1, 3])
-def test_the_number_of_frames_in_memory_does_not_grow(
-    monkeypatch: pytest.MonkeyPatch, num_threads: int, every: int
+@pytest.mark.parametrize(("every", "batch_pixels", "ahead"), [(1, 256, 1), (1, 1024, 4), (3, 256, 3), (3, 256 * 7, 7)])
+def test_what_was_found_comes_before_another_frame_is_taken(
+    monkeypatch: pytest.MonkeyPatch, every: int, batch_pixels: int, ahead: int
 ) -> None:
-    """A search ends only once as many frames were taken ahead as ever may be, in the worst order."""
-    detector = FaceDetector(DetectSettings(batch_megapixels=0.0001, whole_frame_every=every), "cpu", num_threads)
-    # A batch is one span here. Being searched or waiting for it, complete, and the frame that tells that it is.
-    ahead = every * (num_threads + 2) + 1
-    num_frames = 50 * every
-    alive: list[weakref.ref[UInt8Array]] = []
-    most_alive = 0
-    progress = threading.Condition()
-    num_taken = 0
+    """So that memory holds no more than a batch, and whoever watches knows the faces up to the newest frame."""
+    detector = FaceDetector(DetectSettings(batch_megapixels=batch_pixels / 1e6, whole_frame_every=every), "cpu")
+    Search(monkeypatch, detector)
+    num_frames, taken = 50, 0
 
     def frames() -> Iterator[Frame]:
-        nonlocal num_taken, most_alive
-        for i in range(num_frames):
-            rgb = np.full((16, 16, 3), i, np.uint8)
-            alive.append(weakref.ref(rgb))
-            most_alive = max(most_alive, sum(ref() is not None for ref in alive))
-            with progress:
-                num_taken += 1
-                progress.notify_all()
-            yield frame(i, rgb)
-            del rgb
+        nonlocal taken
+        for one in grey_frames(*[(16, 16)] * num_frames):
+            taken += 1
+            yield one
 
-    def search(
-        batch: list[UInt8Array], _thresholds: Thresholds, near_xyxy: list[Float32Array] | None
-    ) -> list[Detections]:
-        wanted = min(int(batch[0][0, 0, 0]) + ahead, num_frames)
-        with progress:
-            if near_xyxy is None:
-                assert progress.wait_for(lambda: num_taken >= wanted, timeout=20), "the search waits for frames to come"
-        return [box_of_the_whole(rgb) for rgb in batch]
-
-    monkeypatch.setattr(detector, "detect_batch", search)
-    found = detector.detect_video(frames(), WHOLE)
-    assert scores(found) == list(range(num_frames))
-    spans_searched_near = 0 if every == 1 else num_threads + 2
-    assert most_alive <= ahead + 1 + every * spans_searched_near
+    done: list[int] = []
+    for searched in detector.search(frames(), WHOLE):
+        done += [one.frame_index for one in searched]
+        assert done == list(range(taken)), "all that were taken, in order"
+        assert 1 <= len(searched) <= ahead
+    assert done == list(range(num_frames))
 
 
 def test_frames_between_are_searched_near_the_faces_before_and_after(monkeypatch: pytest.MonkeyPatch) -> None:
     detector = FaceDetector(DetectSettings(batch_megapixels=0.01), "cpu")
     search = Search(monkeypatch, detector)
-    found = detector.detect_video(grey_frames(*[(50, 40)] * 9), WHOLE)
+    found = search_video(detector, grey_frames(*[(50, 40)] * 9))
     assert scores(found) == list(range(9))
-    assert found.frame_indices == list(range(9))
+    assert [one.frame_index for one in found] == list(range(9))
     near = [boxes for boxes in search.near if boxes is not None]
-    # In batches of up to five frames, those between counted: 0 to 2, 3 to 7, 8.
-    assert sorted(size for size, boxes in zip(search.batch_sizes, search.near, strict=True) if boxes is None) == [
-        1,
-        1,
-        2,
-    ]
-    assert [len(boxes) for boxes in near] == [4, 1]
+    # In batches of up to five frames, those between counted: 0 to 3, 4 to 6, 7 and 8.
+    assert [size for size, boxes in zip(search.batch_sizes, search.near, strict=True) if boxes is None] == [2, 1, 1]
+    assert [len(boxes) for boxes in near] == [2, 2, 1]
     for boxes_xyxy in itertools.chain(*near):
         np.testing.assert_array_equal(boxes_xyxy, [[0, 0, 50, 40]] * 2)
 
@@ -277,7 +245,7 @@ def test_every_nth_frame_and_the_last_are_searched_everywhere(
         return [box_of_the_whole(rgb) for rgb in batch]
 
     monkeypatch.setattr(detector, "detect_batch", search)
-    detector.detect_video(grey_frames(*[(50, 40)] * num_frames), WHOLE)
+    search_video(detector, grey_frames(*[(50, 40)] * num_frames))
     assert [index for index, everywhere in sorted(searched.items()) if everywhere] == expected
     assert sorted(searched) == list(range(num_frames))
 
@@ -293,9 +261,9 @@ def test_a_face_is_followed_back_to_where_it_came_and_on_to_where_it_went(scale:
         if 1 <= i <= 4:
             picture[40:240, 20 + 15 * i : 220 + 15 * i] = stretched_portrait("biden", 200, 200)
         frames.append(frame(10 * i, picture))
-    found = detector.detect_video(frames, Rung(scale, HIGH))
-    assert [len(detections) for detections in found.detections] == [0, 1, 1, 1, 1, 0, 0]
-    lefts = np.array([detections.boxes_xyxy[0, 0] for detections in found.detections[1:5]])
+    found = detections_in(search_video(detector, frames, Rung(scale, HIGH)))
+    assert [len(detections) for detections in found] == [0, 1, 1, 1, 1, 0, 0]
+    lefts = np.array([detections.boxes_xyxy[0, 0] for detections in found[1:5]])
     np.testing.assert_allclose(lefts - lefts[0], [0, 15, 30, 45], rtol=0, atol=8)
 
 
@@ -304,11 +272,11 @@ def test_when_memory_runs_out_the_batch_is_halved_until_it_fits(
 ) -> None:
     search = Search(monkeypatch, detector)
     search.max_frames = 2
-    found = detector.detect_video(grey_frames(*[(50, 40)] * 7), WHOLE)
+    found = search_video(detector, grey_frames(*[(50, 40)] * 7))
     assert search.batch_sizes == [7, 3, 1, 2, 4, 2, 2]
-    assert found.frame_indices == list(range(7))
+    assert [one.frame_index for one in found] == list(range(7))
     assert scores(found) == list(range(7))
-    assert found.scale == 1.0
+    assert {one.scale for one in found} == {1.0}
 
 
 def test_a_frame_that_does_not_fit_alone_is_searched_at_half_its_size(
@@ -316,36 +284,35 @@ def test_a_frame_that_does_not_fit_alone_is_searched_at_half_its_size(
 ) -> None:
     search = Search(monkeypatch, detector)
     search.max_pixels = 100 * 80
-    found = detector.detect_video(grey_frames((400, 320), (400, 320)), Rung(0.75, HIGH))
+    found = search_video(detector, grey_frames((400, 320), (400, 320)), Rung(0.75, HIGH))
     assert search.batches == [
         [(300, 240), (300, 240)],
         [(300, 240)], [(150, 120)], [(75, 60)],
         [(300, 240)], [(150, 120)], [(75, 60)],
     ]  # fmt: skip
-    assert found.scale == 0.75 / 4, "the smallest scale that was used is recorded"
+    assert [one.scale for one in found] == [0.75 / 4] * 2, "the scale that was used is recorded"
     assert scores(found) == [0, 1]
-    for detections in found.detections:
+    for detections in detections_in(found):
         np.testing.assert_allclose(detections.boxes_xyxy, [[0, 0, 400, 320]], rtol=1e-5)
 
 
-@pytest.mark.parametrize("num_threads", [1, 2])
-def test_when_nothing_fits_the_error_goes_up_and_the_detector_lives_on(num_threads: int) -> None:
-    detector = FaceDetector(DetectSettings(), "cpu", num_threads)
+def test_when_nothing_fits_the_error_goes_up_and_the_detector_lives_on() -> None:
+    detector = FaceDetector(DetectSettings(), "cpu")
     with pytest.MonkeyPatch.context() as monkeypatch:
         search = Search(monkeypatch, detector)
         search.max_pixels = 0
         with pytest.raises(torch.OutOfMemoryError):
-            detector.detect_video(grey_frames((300, 128)), WHOLE)
+            search_video(detector, grey_frames((300, 128)))
         assert search.batches == [[(300, 128)], [(150, 64)], [(75, 32)]]
-    found = detector.detect_video([frame(0, stretched_portrait("biden", 200, 200))], WHOLE)
-    assert [len(detections) for detections in found.detections] == [1]
+    found = search_video(detector, [frame(0, stretched_portrait("biden", 200, 200))])
+    assert [len(one.detections) for one in found] == [1]
 
 
 def test_another_error_is_no_reason_to_try_again(monkeypatch: pytest.MonkeyPatch, detector: FaceDetector) -> None:
     search = Search(monkeypatch, detector)
     search.max_frames, search.error = 0, RuntimeError("expected scalar type Float but found Half")
     with pytest.raises(RuntimeError, match="expected scalar type"):
-        detector.detect_video(grey_frames(*[(50, 40)] * 4), WHOLE)
+        search_video(detector, grey_frames(*[(50, 40)] * 4))
     assert search.batch_sizes == [4]
 
 
@@ -356,7 +323,7 @@ def test_the_message_of_the_cpu_allocator_means_out_of_memory(
         torch.empty(2**60, dtype=torch.uint8, device="cpu")
     search = Search(monkeypatch, detector)
     search.max_frames, search.error = 2, raised.value
-    assert scores(detector.detect_video(grey_frames(*[(50, 40)] * 4), WHOLE)) == [0, 1, 2, 3]
+    assert scores(search_video(detector, grey_frames(*[(50, 40)] * 4))) == [0, 1, 2, 3]
     assert search.batch_sizes == [4, 2, 2]
 
 
@@ -364,7 +331,7 @@ def test_what_ran_out_of_memory_is_told(
     monkeypatch: pytest.MonkeyPatch, detector: FaceDetector, caplog: pytest.LogCaptureFixture
 ) -> None:
     Search(monkeypatch, detector).max_frames = 1
-    detector.detect_video(grey_frames((50, 40), (50, 40)), WHOLE)
+    search_video(detector, grey_frames((50, 40), (50, 40)))
     assert [record.getMessage() for record in caplog.records] == [
         "out of memory on 2 frames of (40, 50, 3); trying less"
     ]
@@ -374,9 +341,11 @@ def test_what_ran_out_of_memory_is_told(
 def test_cuda_finds_what_the_cpu_finds() -> None:
     two = np.concatenate([stretched_portrait("hopper", 240, 200), stretched_portrait("obama_1", 240, 200)], axis=1)
     frames = [frame(0, two), frame(10, np.zeros_like(two)), frame(20, two[:, ::-1].copy())]
-    on_cpu, on_cuda = (FaceDetector(DetectSettings(), device).detect_video(frames, WHOLE) for device in ("cpu", "cuda"))
-    assert [len(detections) for detections in on_cuda.detections] == [2, 0, 2]
-    for a, b in zip(on_cpu.detections, on_cuda.detections, strict=True):
+    on_cpu, on_cuda = (
+        detections_in(search_video(FaceDetector(DetectSettings(), device), frames)) for device in ("cpu", "cuda")
+    )
+    assert [len(detections) for detections in on_cuda] == [2, 0, 2]
+    for a, b in zip(on_cpu, on_cuda, strict=True):
         np.testing.assert_allclose(b.boxes_xyxy, a.boxes_xyxy, rtol=0, atol=1)
         np.testing.assert_allclose(b.landmarks, a.landmarks, rtol=0, atol=1)
         np.testing.assert_allclose(b.scores, a.scores, rtol=0, atol=0.01)

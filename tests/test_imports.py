@@ -71,6 +71,8 @@ def imported(module: ast.Module, known: Mapping[str, ast.Module]) -> Iterator[st
             for alias in node.names:
                 name = f"{base}.{alias.name}"
                 yield name if name in known else base
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "import_lean":
+            yield from (str(argument.value) for argument in node.args if isinstance(argument, ast.Constant))
 
 
 def is_within(name: str, module: str) -> bool:
@@ -123,6 +125,7 @@ def test_what_only_one_module_may_know_that_module_does_know() -> None:
         ("pipeline/a.py", "import cv2\nreader = cv2.VideoCapture('a.mp4')", "uses VideoCapture"),
         ("pipeline/a.py", "from cv2 import VideoCapture as Reader", "uses VideoCapture"),
         ("pipeline/a.py", "def f():\n    from facenet_pytorch import MTCNN", "for pipeline.detect alone"),
+        ("pipeline/a.py", "MTCNN = import_lean('facenet_pytorch').MTCNN", "for pipeline.detect alone"),
         ("training/a.py", "import distributed.scheduler", "for pipeline.cluster alone"),
         ("pipeline/a.py", "from pipeline.extract import main", "the command pipeline.extract"),
         ("pipeline/a.py", "from pipeline import extract", "the command pipeline.extract"),

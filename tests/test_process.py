@@ -16,7 +16,6 @@ import torch
 from threadpoolctl import threadpool_info
 
 import pipeline.cutter
-import pipeline.search
 from pipeline.config import CropSettings, Settings, TrackSettings
 from pipeline.crop import crop_square
 from pipeline.detect import FaceDetector
@@ -24,6 +23,7 @@ from pipeline.files import StoreFiles
 from pipeline.process import prepare_process, process_partition
 from pipeline.runs import only_run
 from pipeline.store import FaceStore
+from pipeline.track import Linker
 from pipeline.types import Partition, VideoOutcome, VideoRef
 from pipeline.upkeep import verify_store
 from pipeline.video import process_video
@@ -143,8 +143,8 @@ def test_two_people_are_two_faces_and_their_crops_dont_meet(tmp_path: Path, extr
 def test_a_video_without_a_face_is_no_face_after_the_whole_ladder(
     tmp_path: Path, extract: Callable[..., Extracted], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    search = Faulty(FaceDetector.detect_video, bad_calls=())
-    monkeypatch.setattr(FaceDetector, "detect_video", search.as_method())
+    search = Faulty(FaceDetector.search, bad_calls=())
+    monkeypatch.setattr(FaceDetector, "search", search.as_method())
     done = extract(face_video(tmp_path / "empty.mp4", 64, []))
 
     assert done.statuses == {"empty.mp4": "no_face"}
@@ -204,7 +204,7 @@ def test_a_long_track_is_cut_into_segments_that_tile_it(tmp_path: Path, extract:
     short_segments = Settings(crop=CropSettings(size=64), track=TrackSettings(segment_frames=40))
     done = extract(face_video(tmp_path / "long.mp4", 100, [Face(speed=(0.3, 0.1))]), settings=short_segments)
 
-    assert done.ranges == [(0, 0, 0, 33), (0, 1, 33, 66), (0, 2, 66, 100)]
+    assert done.ranges == [(0, 0, 0, 40), (0, 1, 40, 70), (0, 2, 70, 100)]
     assert [row["track_id"] for row in done.store.tracks.to_pylist()] == [0, 1, 2]
     assert list(verify_store(done.store)) == []
 
@@ -228,7 +228,7 @@ FRAMES_OF_ONE = 64
     ("owner", "name", "bad_call"),
     [
         (FaceDetector, "detect_batch", 3),
-        (pipeline.search, "build_tracks", 2),
+        (Linker, "tracks", 2),
         (pipeline.cutter, "crop_square", FRAMES_OF_ONE + 7),
         (pipeline.cutter, "sharpness", 2),
     ],
