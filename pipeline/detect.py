@@ -20,6 +20,7 @@ from pipeline.config import DetectSettings
 from pipeline.device import Device, choose_device
 from pipeline.frame import Frame, swap_red_and_blue
 from pipeline.lean_import import import_lean
+from pipeline.padding import pad_first_channels
 from pipeline.types import Detections, Float32Array, UInt8Array
 
 logger = logging.getLogger(__name__)
@@ -90,7 +91,10 @@ class FaceDetector:
     def __init__(self, settings: DetectSettings, device: Device = "auto", num_threads: int = 1) -> None:
         self.settings = settings
         self.device = torch.device(choose_device(device))
-        mtcnn = MTCNN(device=self.device).eval().to(memory_format=torch.channels_last)
+        mtcnn = MTCNN().eval()
+        for network in (mtcnn.pnet, mtcnn.rnet):
+            pad_first_channels(network)
+        mtcnn.to(self.device, memory_format=torch.channels_last)
         self._networks = Networks(mtcnn.pnet, mtcnn.rnet, mtcnn.onet)
         self.num_threads = num_threads
         """That a video may be decoded with."""

@@ -7,6 +7,8 @@ frames have to be decoded again: this is about speed alone.
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +25,7 @@ from pipeline.types import Float32Array, UInt8Array
 WIDEST = 2.2
 """Side of what is kept over the longer side of the box, if there is room. Squares of talking people were 1.2 to 1.6 of
 them wide."""
-ROOM = 0.85
+ROOM = 0.75
 """Share of the arena for that: the rest is for frames that wait, and for what lies between the pieces."""
 LEAST_MARGIN_PIXELS = 80
 """More than that on each side of a small face, if there is room."""
@@ -97,13 +99,22 @@ class Patches:
     def searched(self, last_index: int, linker: Linker) -> None:
         """Faces are known up to a frame, the newest one there is."""
         detect, track = self._settings.detect, self._settings.track
-        self._first_unsearched = last_index + detect.every_n_frames
-        # What was seen once or twice and is gone was hardly a face; of a crowd, those that will most likely be chosen.
-        likely = [c for c in linker.followed if c.frames[-1] == last_index or c.num_frames >= track.min_frames]
-        likely = sorted(likely, key=lambda chain: -chain.mean_score)[: track.max_faces]
-        self._followed = [(chain, _reach_of(chain, track)) for chain in likely]
+        first_waiting = self._waiting[0].index if self._waiting else last_index + 1
+        ended = itertools.takewhile(
+            lambda chain: chain.frames[-1] >= first_waiting - track.max_gap_frames, reversed(linker.ended)
+        )
+        # What was seen once or twice and is gone was hardly a face.
+        self._follow(chain for chain in [*linker.followed, *ended] if _is_likely(chain, last_index, track))
         while self._waiting:
             self._leave_to_known_faces()
+        self._first_unsearched = last_index + detect.every_n_frames
+        self._follow(chain for chain in linker.followed if _is_likely(chain, last_index, track))
+
+    def _follow(self, chains: Iterable[Chain]) -> None:
+        """Keep the surroundings of these from now on, or, of a crowd, of those that will most likely be chosen."""
+        track = self._settings.track
+        best = sorted(chains, key=lambda chain: -chain.mean_score)[: track.max_faces]
+        self._followed = [(chain, _reach_of(chain, track)) for chain in best]
 
     def get(self, chain: Chain, frame_index: int, square_xyxy: Float32Array) -> Patch | None:
         """What covers a face's square in a frame, if that was kept."""
@@ -201,9 +212,13 @@ class Patches:
         return left, top, right, bottom
 
 
+def _is_likely(chain: Chain, last_index: int, settings: TrackSettings) -> bool:
+    return chain.frames[-1] == last_index or chain.num_frames >= settings.min_frames
+
+
 def _reach_of(chain: Chain, settings: TrackSettings) -> _Reach:
     oldest = chain.frames[-1] - settings.segment_frames - settings.min_frames
-    boxes = np.array([box for index, box in zip(chain.frames, chain.boxes, strict=True) if index >= oldest])
+    boxes = np.array(chain.boxes[bisect.bisect_left(chain.frames, oldest) :])
     recent = chain.frames[-3:]
     velocity = np.zeros(2, np.float32)
     if len(recent) > 1:

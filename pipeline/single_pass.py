@@ -92,9 +92,10 @@ class SinglePass:
         self._patches.searched(last_index, linker)
         self._watch_seconds += perf_counter() - started
         track = self._settings.track
-        for chain in linker.faces()[: track.max_faces]:
+        best = linker.faces()[: track.max_faces]
+        for chain in best:
             self._cut(chain, decided_segments(chain, self._number(chain), track, self._decided.get(chain, 0)))
-        self._patches.forget_all_but([*linker.followed, *linker.faces()[: track.max_faces]])
+        self._patches.forget_all_but([*linker.followed, *best])
 
     def finish(self, tracks: Tracks) -> BoolArray:
         """Everything was searched.
