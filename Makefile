@@ -42,16 +42,10 @@ demo: repro
 repro: $(INSTALLED)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
 
-# Prints ratios to a baseline of the same run. MEDIA: a folder with clips/ and bench_1080p/, or your own (see the programs).
+# Figures beside their goals, into docs/benchmarks.md: an hour on 2 cores that have nothing else to do. MEDIA: a folder
+# with clips/ and bench_1080p/, or of your own videos. ONLY=extract_speed,detect_speed: these again, the others as before.
 bench: $(INSTALLED)
-	$(BIN)/python -m benchmarks.track_quality $(MEDIA)/clips
-	$(BIN)/python -m benchmarks.extract_speed $(MEDIA)/bench_1080p
-	$(BIN)/python -m benchmarks.extract_memory $(MEDIA)/bench_1080p
-	$(BIN)/python -m benchmarks.pair_cost $(MEDIA)/bench_1080p
-	$(BIN)/python -m benchmarks.pair_labels --clips $(MEDIA)/clips
-	$(BIN)/python -m benchmarks.read_window $(MEDIA)/clips
-	$(BIN)/python -m benchmarks.loader $(MEDIA)/clips
-	$(BIN)/python -m benchmarks.train_step
+	$(BIN)/python -m benchmarks.all --media $(MEDIA) $(if $(ONLY),--only $(ONLY))
 
 # An hour and a quarter on 2 cores: log loss on people never seen in training.
 bench-learning: $(INSTALLED)

@@ -14,6 +14,7 @@ from pathlib import Path
 import av
 import click
 
+from benchmarks.figures import Figure, at_most, json_option, report_figures
 from benchmarks.machine import describe_machine
 from pipeline.catalog import build_index
 from pipeline.config import Settings
@@ -22,6 +23,8 @@ from pipeline.process import process_partition
 from pipeline.runs import only_run
 from pipeline.types import Partition
 from pipeline.writer import create_or_resume
+
+MAX_GIGABYTES = 1.2
 
 
 def repeat_video(source: str, target: str, seconds: float) -> None:
@@ -53,7 +56,7 @@ def _peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def measure(video: str | None) -> tuple[int, int]:
+def peak_of(video: str | None) -> tuple[int, int]:
     """Peak memory of this process after extracting a video, or after loading the networks; and frames stored."""
     settings = Settings()
     if video is None:
@@ -65,12 +68,8 @@ def measure(video: str | None) -> tuple[int, int]:
     return _peak_bytes(), outcome.num_frames_decoded
 
 
-@click.command()
-@click.argument("folder")
-@click.option("--seconds", default=200.0, show_default=True, help="Length of the long video.")
-def main(folder: str, seconds: float) -> None:
+def measure(folder: str, seconds: float) -> list[Figure]:
     """Prints the peak for each, and the difference."""
-    print(describe_machine())
     short = build_index(folder)[0][0].path
     with tempfile.TemporaryDirectory() as scratch:
         long = str(Path(scratch, "long.mp4"))
@@ -79,10 +78,24 @@ def main(folder: str, seconds: float) -> None:
         for name, video in (("networks only", None), ("first video", short), (f"repeated to {seconds:g} s", long)):
             # One process a measurement: a peak never goes down again.
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                peak, frames = pool.submit(measure, video).result()
+                peak, frames = pool.submit(peak_of, video).result()
             peaks.append(peak)
             print(f"{name:<22}{frames:>7} frames{peak / 1e6:>9.0f} MB")
     print(f"{'long - short':<22}{(peaks[2] - peaks[1]) / 1e6:>22.0f} MB")
+    return [
+        at_most(f"peak memory of a worker, {name}", peak / 1e9, MAX_GIGABYTES, "{:.2f} GB")
+        for name, peak in (("first video", peaks[1]), (f"a video of {seconds:g} s", peaks[2]))
+    ]
+
+
+@click.command()
+@click.argument("folder")
+@click.option("--seconds", default=200.0, show_default=True, help="Length of the long video.")
+@json_option
+def main(folder: str, seconds: float, json_file: Path | None) -> None:
+    """Prints the peak for each, and the difference."""
+    print(describe_machine())
+    report_figures(measure(folder, seconds), json_file)
 
 
 if __name__ == "__main__":

@@ -37,20 +37,20 @@ import cv2
 import numpy as np
 import psutil
 
-from benchmarks.extract_speed import read_seconds
+from benchmarks.decoding import read_all
+from benchmarks.extraction import extract, warm_up
+from benchmarks.figures import Figure, json_option, report_figures
 from benchmarks.machine import describe_machine
 from pipeline.catalog import build_index
-from pipeline.cluster import Engine, local_cluster, threads_per_worker
+from pipeline.cluster import local_cluster, threads_per_worker
 from pipeline.config import PairSettings, Settings
 from pipeline.decode import VideoReader
 from pipeline.detect import shared_detector
 from pipeline.encode import Mp4Writer
-from pipeline.job import Extraction, supervised
 from pipeline.process import prepare_process, process_partition
 from pipeline.runs import only_run
 from pipeline.search import find_faces
 from pipeline.store import FaceStore
-from pipeline.supervise import NO_LIMITS, Call
 from pipeline.types import FAKE, REAL, Float32Array, Partition, UInt8Array, VideoRef, Work
 from pipeline.writer import create_or_resume
 
@@ -155,38 +155,6 @@ def measured(work: Callable[[], object]) -> Seconds:
     return Seconds(clock, processor_seconds() - processors)
 
 
-def extract(engine: Engine, workers: int, works: Sequence[Work], settings: Settings, folder: str) -> None:
-    """One extraction into a new store in this folder."""
-    with only_run(create_or_resume(folder, settings)) as run:
-        keywords = {"run": run, "settings": settings, "device": "auto", "num_threads": threads_per_worker(workers)}
-        call = Call("pipeline.process:process_partition", keywords)
-        extraction = Extraction(run, settings, works, (), max_attempts=1)
-        for _ in extraction.work(partial(supervised, call=call, limits=NO_LIMITS, run=run), engine, None):
-            pass
-
-
-def warm_up(engine: Engine, workers: int, folder: str) -> None:
-    """Have every worker load its networks: it forgets them when it has had nothing to do for a minute."""
-    path = Path(folder, "nobody.mp4")
-    if not path.exists():
-        with Mp4Writer(path, 64, 64) as writer:
-            for _ in range(30):
-                writer.write(np.full((64, 64, 3), 128, np.uint8))
-    (ref,) = build_index(str(path))[0]
-    works = [Work((replace(ref, video_id=f"{number}.mp4"),)) for number in range(2 * workers)]
-    with tempfile.TemporaryDirectory() as target:
-        extract(engine, workers, works, Settings(), target)
-
-
-def read_with_one_thread(index: Sequence[VideoRef]) -> None:
-    """Every frame of every file."""
-    for ref in index:
-        capture = cv2.VideoCapture(ref.path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
-        while capture.read()[0]:
-            pass
-        capture.release()
-
-
 def describe_pairs(store: FaceStore) -> Iterator[str]:
     """What became of the fakes of families, for the ratio to be one of something that works."""
     fakes = [row for row in store.videos.to_pylist() if row["source_id"] is not None]
@@ -212,13 +180,15 @@ def peak_bytes(work: Work, num_threads: int) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def print_memory(family: Family, num_threads: int) -> None:
-    """One process a measurement: a peak never goes down again."""
+def print_memory(family: Family, num_threads: int) -> Figure:
+    """One process a measurement: a peak never goes down again. The family's is returned."""
     works = {"networks": Work(()), "original": Work(family[:1]), "family": as_work(family)}
     print(f"\npeak memory of a process, {family[0].video_id} with {len(family[1])} fakes")
     for name, work in works.items():
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-            print(f"{name:<22}{pool.submit(peak_bytes, work, num_threads).result() / 1e6:>8.0f} MB")
+            peak = pool.submit(peak_bytes, work, num_threads).result()
+        print(f"{name:<22}{peak / 1e6:>8.0f} MB")
+    return Figure(f"peak memory of a worker on an original with {len(family[1])} fakes", f"{peak / 1e9:.2f} GB")
 
 
 @click.command()
@@ -226,9 +196,11 @@ def print_memory(family: Family, num_threads: int) -> None:
 @click.option("--workers", default=threads_per_worker(1), show_default="one a core")
 @click.option("--repeats", default=3, show_default=True)
 @click.option("--crf", "crfs", type=int, multiple=True, default=(23, 26, 28, 30, 32), show_default=True, help="Fakes.")
-def main(folder: str, workers: int, repeats: int, crfs: tuple[int, ...]) -> None:
+@json_option
+def main(folder: str, workers: int, repeats: int, crfs: tuple[int, ...], json_file: Path | None) -> None:
     """Prints seconds, and the cost of a fake over reading it, medians over the repeats."""
     print(describe_machine())
+    num_threads = threads_per_worker(workers)
     with ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
         originals, _ = build_index(folder)
@@ -249,11 +221,11 @@ def main(folder: str, workers: int, repeats: int, crfs: tuple[int, ...]) -> None
         digests: dict[str, str] = {}
         engine = stack.enter_context(local_cluster(workers))
         for repeat in range(repeats + 1):
-            warm_up(engine, workers, scratch)
+            warm_up(engine, workers, num_threads, scratch)
             # The first time is not counted: it fills the file cache, and shows that fakes are what they should be.
             for name, (works, settings) in (tasks if repeat else {"families": tasks["families"]}).items():
                 with tempfile.TemporaryDirectory() as target:
-                    taken = measured(partial(extract, engine, workers, works, settings, target))
+                    taken = measured(partial(extract, engine, num_threads, works, settings, target))
                     store = FaceStore.open(target)
                     if digests.setdefault(name, store.digest()) != store.digest():
                         raise SystemExit("two runs gave different stores")
@@ -262,8 +234,8 @@ def main(folder: str, workers: int, repeats: int, crfs: tuple[int, ...]) -> None
                     else:
                         print("\n".join(describe_pairs(store)), flush=True)
             if repeat:
-                seconds["read"].append(measured(partial(read_seconds, fakes)))
-                one = measured(partial(read_with_one_thread, fakes))
+                seconds["read"].append(measured(partial(read_all, fakes)))
+                one = measured(partial(read_all, fakes, 1))
                 seconds[ONE_THREAD].append(Seconds(one.clock / len(os.sched_getaffinity(0)), one.processors))
                 latest = (
                     f"{name} {values[-1].clock:.1f} ({values[-1].processors:.1f})" for name, values in seconds.items()
@@ -273,7 +245,10 @@ def main(folder: str, workers: int, repeats: int, crfs: tuple[int, ...]) -> None
         for title, of in (("seconds on the clock", 0), ("seconds of processors", 1)):
             values = {name: [one[of] for one in those] for name, those in seconds.items()}
             print("\n".join(cost_rows(title, values, len(fakes))))
-        print_memory(families[0], threads_per_worker(workers))
+        peak = print_memory(families[0], num_threads)
+        report_figures(
+            [*cost_figures({name: [one.clock for one in own] for name, own in seconds.items()}), peak], json_file
+        )
 
 
 def cost_rows(title: str, seconds: dict[str, list[float]], num_fakes: int) -> Iterator[str]:
@@ -289,6 +264,13 @@ def cost_rows(title: str, seconds: dict[str, list[float]], num_fakes: int) -> It
         cost = median[name] - median["originals"]
         ratios = f"{cost / median['read']:>9.2f}x{cost / median[ONE_THREAD]:>14.2f}x"
         yield f"{name:<24}{cost / num_fakes:>8.3f}{ratios}   {by_repeat}"
+
+
+def cost_figures(clock: dict[str, list[float]]) -> Iterator[Figure]:
+    """The cost of a fake over reading it, on the clock."""
+    median = {name: statistics.median(values) for name, values in clock.items()}
+    for name, how in (("families", "beside its original"), ("each", "searched by itself")):
+        yield Figure(f"a fake {how}, over reading it", f"{(median[name] - median['originals']) / median['read']:.2f} x")
 
 
 if __name__ == "__main__":

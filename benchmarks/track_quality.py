@@ -11,6 +11,7 @@ import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
+from pathlib import Path
 
 import click
 import cv2
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from facenet_pytorch import MTCNN
 
+from benchmarks.figures import Figure, at_least, at_most, json_option, report_figures
 from benchmarks.machine import describe_machine
 from pipeline.catalog import build_index
 from pipeline.config import Settings, TrackSettings
@@ -31,6 +33,7 @@ from pipeline.types import Detections, Float32Array, Partition, VideoRef
 from pipeline.writer import create_or_resume
 
 REFERENCE_LONG_SIDE = 960
+MIN_RECALL, MIN_IOU, MAX_EXTRA = 0.98, 0.90, 0.02
 REFERENCE_TRACKS = TrackSettings(min_iou=0.3, max_gap_frames=5, min_frames=30, max_faces=1000, segment_frames=10**9)
 
 
@@ -46,12 +49,28 @@ class Agreement:
     num_extra: int
     num_faces: int
 
+    @property
+    def recall(self) -> float:
+        return self.num_covered / self.num_reference if self.num_reference else 1.0
+
+    @property
+    def mean_iou(self) -> float:
+        return self.sum_iou / self.num_covered if self.num_covered else 1.0
+
+    @property
+    def extra(self) -> float:
+        return self.num_extra / self.num_ours if self.num_ours else 0.0
+
     def row(self) -> str:
-        recall = self.num_covered / self.num_reference if self.num_reference else 1.0
-        iou = self.sum_iou / self.num_covered if self.num_covered else 1.0
-        extra = self.num_extra / self.num_ours if self.num_ours else 0.0
         counts = f"{self.num_reference:>9}{self.num_ours:>9}{self.num_faces:>7}"
-        return f"{self.name[:34]:<36}{counts}{recall:>9.4f}{iou:>9.4f}{extra:>9.4f}"
+        return f"{self.name[:34]:<36}{counts}{self.recall:>9.4f}{self.mean_iou:>9.4f}{self.extra:>9.4f}"
+
+    def figures(self) -> list[Figure]:
+        return [
+            at_least("tracks against MTCNN on every frame, recall", self.recall, MIN_RECALL, "{:.4f}"),
+            at_least("the same, mean IoU", self.mean_iou, MIN_IOU, "{:.3f}"),
+            at_most("the same, extra boxes", self.extra, MAX_EXTRA, "{:.4f}"),
+        ]
 
 
 def reference_detections(path: str) -> list[Detections]:
@@ -112,27 +131,39 @@ def _best_iou(box_xyxy: Float32Array, candidates_xyxy: Float32Array) -> float:
     return float(pairwise_iou(box_xyxy[None], candidates_xyxy).max()) if len(candidates_xyxy) else 0.0
 
 
-@click.command()
-@click.argument("folder")
-@click.option("--params", metavar="FILE", help="Settings to judge; the defaults by default.")
-@click.option("--processes", default=2, show_default=True)
-def main(folder: str, params: str | None, processes: int) -> None:
-    """Prints agreement for each video below FOLDER and for all together."""
-    settings = load_settings(params, Settings)
+def added_up(results: list[Agreement]) -> Agreement:
+    """All videos as one."""
+    totals = zip(
+        *((r.num_reference, r.num_covered, r.sum_iou, r.num_ours, r.num_extra, r.num_faces) for r in results),
+        strict=True,
+    )
+    reference, covered, sum_iou, ours, extra, faces = (sum(column) for column in totals)
+    return Agreement("all", int(reference), int(covered), sum_iou, int(ours), int(extra), int(faces))
+
+
+def measure(folder: str, settings: Settings, processes: int) -> list[Figure]:
+    """Prints agreement for each video below the folder and for all together."""
     index, _ = build_index(folder)
-    print(describe_machine())
     print(f"{'video':<36}{'dense':>9}{'ours':>9}{'faces':>7}{'recall':>9}{'IoU':>9}{'extra':>9}")
     results = []
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         for future in [pool.submit(compare, ref, settings) for ref in index]:
             results.append(future.result())
             print(results[-1].row(), flush=True)
-    totals = zip(
-        *((r.num_reference, r.num_covered, r.sum_iou, r.num_ours, r.num_extra, r.num_faces) for r in results),
-        strict=True,
-    )
-    reference, covered, sum_iou, ours, extra, faces = (sum(column) for column in totals)
-    print(Agreement("all", int(reference), int(covered), sum_iou, int(ours), int(extra), int(faces)).row())
+    total = added_up(results)
+    print(total.row())
+    return total.figures()
+
+
+@click.command()
+@click.argument("folder")
+@click.option("--params", metavar="FILE", help="Settings to judge; the defaults by default.")
+@click.option("--processes", default=2, show_default=True)
+@json_option
+def main(folder: str, params: str | None, processes: int, json_file: Path | None) -> None:
+    """Prints agreement for each video below FOLDER and for all together."""
+    print(describe_machine())
+    report_figures(measure(folder, load_settings(params, Settings), processes), json_file)
 
 
 if __name__ == "__main__":
