@@ -1,14 +1,17 @@
 """How fast clips for training are read: random windows from a store, and from what people use instead of one.
 
 ``python -m benchmarks.loader [VIDEOS]``. The frames are face crops made by the pipeline itself, the same in every
-format but for what JPEG and H.264 lose. One process, files in the page cache, as read_window has it; each way may keep
-open what it likes. Windows per second, as ratios to per-frame JPEG files, the usual way.
+format but for what JPEG and H.264 lose. One process, files in the page cache, as read_window has it. Times are compared
+with those of per-frame JPEG files, the usual way, and of face clips as MP4. Of these there are two ways: with all files
+kept open, which a data set of some thousand clips doesn't allow, and with the file opened for each window. All ways
+take turns, window by window, so that what else the machine does meets all of them.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from time import perf_counter
@@ -18,8 +21,8 @@ import cv2
 import numpy as np
 
 from benchmarks.machine import describe_machine
-from benchmarks.read_window import MEDIA, face_clips, write_clips
-from pipeline.config import CropSettings, Settings
+from benchmarks.read_window import MEDIA, face_clips, random_windows, write_clips
+from pipeline.config import CropSettings, Settings, StoreSettings
 from pipeline.encode import Mp4Writer
 from pipeline.store import FaceStore
 from pipeline.types import UInt8Array
@@ -29,22 +32,40 @@ Read = Callable[[int, int], UInt8Array]
 """From a clip's number and a first frame to (T, H, W, 3), RGB."""
 
 
-def read_store(clips: list[UInt8Array], folder: Path, length: int) -> Read:
+Prepare = Callable[[list[UInt8Array], Path, int], Read]
+"""From clips, an empty folder to write them to, and the frames of a window."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one way of keeping the same clips costs."""
+
+    milliseconds: float
+    """Median time of a window."""
+    times_smaller: float
+    """Than raw frames."""
+    is_lossless: bool
+
+
+def read_store(settings: StoreSettings) -> Prepare:
     """Through the data set that training reads with."""
-    size = clips[0].shape[1]
-    write_clips(str(folder), clips, Settings(crop=CropSettings(size=size)))
-    store = FaceStore.open(str(folder))
-    dataset = ClipDataset(store, read_tracks(store), length)
 
-    def read(clip: int, start: int) -> UInt8Array:
-        position = (start + 0.5) / (len(clips[clip]) - length + 1)
-        frames: UInt8Array = dataset[Window(clip, position)].frames.numpy()
-        return frames
+    def write(clips: list[UInt8Array], folder: Path, length: int) -> Read:
+        write_clips(str(folder), clips, Settings(crop=CropSettings(size=clips[0].shape[1]), store=settings))
+        store = FaceStore.open(str(folder))
+        dataset = ClipDataset(store, read_tracks(store), length)
 
-    return read
+        def read(clip: int, start: int) -> UInt8Array:
+            position = (start + 0.5) / (len(clips[clip]) - length + 1)
+            frames: UInt8Array = dataset[Window(clip, position)].frames.numpy()
+            return frames
+
+        return read
+
+    return write
 
 
-def read_pictures(ending: str, options: list[int]) -> Callable[[list[UInt8Array], Path, int], Read]:
+def read_pictures(ending: str, options: list[int]) -> Prepare:
     """One file a frame."""
 
     def write(clips: list[UInt8Array], folder: Path, length: int) -> Read:
@@ -61,25 +82,29 @@ def read_pictures(ending: str, options: list[int]) -> Callable[[list[UInt8Array]
     return write
 
 
-def read_videos(clips: list[UInt8Array], folder: Path, length: int) -> Read:
-    """One H.264 file a clip, kept open, with a seek to the window."""
-    for clip, frames in enumerate(clips):
-        height, width = frames.shape[1:3]
-        with Mp4Writer(folder / f"{clip}.mp4", width, height) as writer:
-            for frame in frames:
-                writer.write(frame)
+def read_videos(num_open: int) -> Prepare:
+    """One H.264 file a clip, with a seek to the window; so many stay open."""
 
-    @lru_cache(256)
-    def opened(clip: int) -> cv2.VideoCapture:
-        return cv2.VideoCapture(str(folder / f"{clip}.mp4"))
+    def write(clips: list[UInt8Array], folder: Path, length: int) -> Read:
+        for clip, frames in enumerate(clips):
+            height, width = frames.shape[1:3]
+            with Mp4Writer(folder / f"{clip}.mp4", width, height) as writer:
+                for frame in frames:
+                    writer.write(frame)
 
-    def read(clip: int, start: int) -> UInt8Array:
-        video = opened(clip)
-        video.set(cv2.CAP_PROP_POS_FRAMES, start)
-        frames = [video.read()[1] for _ in range(length)]
-        return np.stack([cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) for frame in frames])
+        @lru_cache(num_open)
+        def opened(clip: int) -> cv2.VideoCapture:
+            return cv2.VideoCapture(str(folder / f"{clip}.mp4"))
 
-    return read
+        def read(clip: int, start: int) -> UInt8Array:
+            video = opened(clip)
+            video.set(cv2.CAP_PROP_POS_FRAMES, start)
+            frames = [video.read()[1] for _ in range(length)]
+            return np.stack([cv2.cvtColor(frame, cv2.COLOR_BGR2RGB) for frame in frames])
+
+        return read
+
+    return write
 
 
 def read_memmap(clips: list[UInt8Array], folder: Path, length: int) -> Read:
@@ -92,51 +117,78 @@ def read_memmap(clips: list[UInt8Array], folder: Path, length: int) -> Read:
     return lambda clip, start: np.array(raw[first_rows[clip] + start : first_rows[clip] + start + length])
 
 
-WAYS: dict[str, Callable[[list[UInt8Array], Path, int], Read]] = {
-    "JPEG-95 files": read_pictures(".jpg", [cv2.IMWRITE_JPEG_QUALITY, 95]),
-    "store (zstd)": read_store,
-    "PNG files": read_pictures(".png", [cv2.IMWRITE_PNG_COMPRESSION, 1]),
-    "MP4 clips": read_videos,
+JPEG, STORE, MP4, MP4_OPEN = "JPEG-95 files", "store", "MP4 clips, opened each time", "MP4 clips, kept open"
+WAYS: Mapping[str, Prepare] = {
+    JPEG: read_pictures(".jpg", [cv2.IMWRITE_JPEG_QUALITY, 95]),
+    STORE: read_store(StoreSettings()),
+    "store, codec: zstd": read_store(StoreSettings(codec="zstd")),
+    "PNG files, level 1": read_pictures(".png", [cv2.IMWRITE_PNG_COMPRESSION, 1]),
+    "PNG files, level 6": read_pictures(".png", [cv2.IMWRITE_PNG_COMPRESSION, 6]),
+    MP4: read_videos(0),
+    MP4_OPEN: read_videos(256),
     "memmap, raw": read_memmap,
 }
-EXACT = ("store (zstd)", "PNG files", "memmap, raw")
+LOSSY = (JPEG, MP4, MP4_OPEN)
+
+
+def measure(clips: list[UInt8Array], num_windows: int, length: int, scratch: Path) -> dict[str, Figures]:
+    """The figures of each way, by its name in :data:`WAYS`.
+
+    Args:
+        clips: uint8 (T, S, S, 3) each, RGB.
+        num_windows: that are read, each way.
+        length: frames of a window; shorter clips are left out.
+        scratch: an empty folder.
+
+    Raises:
+        ClickException: a way gave other frames than were written.
+    """
+    clips = [frames for frames in clips if len(frames) >= length]
+    windows = random_windows(clips, num_windows, length)
+    reads = {}
+    for number, (name, prepare) in enumerate(WAYS.items()):
+        folder = scratch / str(number)
+        folder.mkdir()
+        reads[name] = prepare(clips, folder, length)
+        for clip, start in windows[:3]:
+            difference = np.abs(reads[name](clip, start).astype(int) - clips[clip][start : start + length])
+            if difference.mean() > (8 if name in LOSSY else 0):
+                raise click.ClickException(f"{name} gave other frames than were written")
+    seconds: dict[str, list[float]] = {name: [] for name in WAYS}
+    for clip, start in windows:
+        for name, read in reads.items():
+            began = perf_counter()
+            read(clip, start)
+            seconds[name].append(perf_counter() - began)
+    raw_bytes = sum(frames.nbytes for frames in clips)
+    return {
+        name: Figures(
+            1000 * float(np.median(seconds[name])),
+            raw_bytes / sum(path.stat().st_size for path in (scratch / str(number)).rglob("*") if path.is_file()),
+            name not in LOSSY,
+        )
+        for number, name in enumerate(WAYS)
+    }
 
 
 @click.command(help="Random windows a second, from a store and from what is used instead of one.")
 @click.argument("videos", default=str(MEDIA), type=click.Path(exists=True))
 @click.option("--frames", "num_frames", default=1500, show_default=True, help="Least number of frames altogether.")
-@click.option("--windows", "num_windows", default=100, show_default=True, help="Windows read, each way.")
+@click.option("--windows", "num_windows", default=200, show_default=True, help="Windows read, each way.")
 @click.option("--length", default=16, show_default=True, help="Frames of a window.")
 @click.option("--size", default=224, show_default=True, help="Side of a frame, pixels.")
 def main(videos: str, num_frames: int, num_windows: int, length: int, size: int) -> None:
     print(describe_machine())
     with tempfile.TemporaryDirectory() as scratch:
         clips = face_clips(videos, num_frames, size, f"{scratch}/source")
-        clips = [frames for frames in clips if len(frames) >= length]
-        rng = np.random.default_rng(0)
-        chosen = [int(clip) for clip in rng.integers(0, len(clips), num_windows)]
-        windows = [(clip, int(rng.integers(0, len(clips[clip]) - length + 1))) for clip in chosen]
-        raw_bytes = sum(frames.nbytes for frames in clips)
-        print(f"\n{num_windows} windows of {length}x{size}x{size}, {sum(map(len, clips))} frames in {len(clips)} clips")
-        print(f"{'':<16}{'windows/s':>10}{'x JPEG':>9}{'smaller than raw':>18}")
-        baseline = 0.0
-        for number, (name, prepare) in enumerate(WAYS.items()):
-            folder = Path(scratch, str(number))
-            folder.mkdir()
-            read = prepare(clips, folder, length)
-            for clip, start in windows[:3]:
-                difference = np.abs(read(clip, start).astype(int) - clips[clip][start : start + length])
-                if difference.mean() > (0 if name in EXACT else 8):
-                    raise click.ClickException(f"{name} gave other frames than were written")
-            seconds = []
-            for clip, start in windows:
-                began = perf_counter()
-                read(clip, start)
-                seconds.append(perf_counter() - began)
-            rate = 1 / float(np.median(seconds))
-            baseline = baseline or rate
-            ratio = raw_bytes / sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-            print(f"{name:<16}{rate:>10.1f}{rate / baseline:>8.2f}x{ratio:>17.2f}x", flush=True)
+        frames = f"{sum(map(len, clips))} frames in {len(clips)} clips"
+        print(f"\n{num_windows} windows of {length}x{size}x{size}, {frames}; medians")
+        found = measure(clips, num_windows, length, Path(scratch))
+    print(f"{'':<28}{'ms/window':>10}{'x JPEG':>9}{'x MP4':>9}{'x MP4 open':>12}{'smaller than raw':>18}")
+    for name, of in found.items():
+        times = [found[other].milliseconds / of.milliseconds for other in (JPEG, MP4, MP4_OPEN)]
+        columns = f"{of.milliseconds:>10.2f}{times[0]:>8.2f}x{times[1]:>8.2f}x{times[2]:>11.2f}x"
+        print(f"{name:<28}{columns}{of.times_smaller:>17.2f}x{'' if of.is_lossless else '  lossy'}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What codec, chunk and shard cost: random windows read from stores, as ratios to an uncompressed numpy memmap.
+"""What codec, differences, chunk and shard cost: random windows read from stores, as ratios to a memmap of raw frames.
 
 ``python -m benchmarks.read_window [VIDEOS]``. The frames are face crops made by the pipeline itself. Files are in the
 page cache, as they are for a data set that is trained on from a local disk and fits into memory; from a slower disk,
@@ -10,7 +10,8 @@ from __future__ import annotations
 import itertools
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 from typing import Literal, get_args
@@ -29,13 +30,39 @@ from pipeline.types import Float32Array, Partition, Track, UInt8Array, VideoOutc
 from pipeline.writer import PartitionWriter, create_or_resume
 
 Codec = Literal["none", "lz4", "zstd"]
-CHUNK_FRAMES = (1, 4, 8, 16)
-SHARD_FRAMES = (64, 128, 256)
+CHUNK_FRAMES = (1, 4, 5, 8, 16)
+SHARD_FRAMES = (80, 160)
 WINDOW_FRAMES = 16
 MEDIA = Path(__file__).resolve().parents[2] / "shared" / "media" / "clips"
 
 Window = tuple[int, int]
 """Which clip, and the window's first frame in it."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one way of storing the same frames costs."""
+
+    layout: StoreSettings | None
+    """None: the memmap."""
+    window_milliseconds: float
+    """Median."""
+    write_mb_per_second: float
+    """Of raw frames, with fsync and commit."""
+    times_smaller: float
+    """Than raw frames."""
+
+    def line(self, baseline_milliseconds: float) -> str:
+        """For the table of :func:`main`."""
+        of = self.layout
+        name = (
+            f"{of.codec:<6}{'differences' if of.differences else '':<12}{of.chunk_frames:>5}{of.shard_frames:>6}"
+            if of
+            else f"{'memmap':<29}"
+        )
+        times = self.window_milliseconds / baseline_milliseconds
+        columns = f"{self.window_milliseconds:>11.2f}{times:>9.1f}x{self.write_mb_per_second:>12.0f}"
+        return f"{name}{columns}{self.times_smaller:>8.2f}x"
 
 
 def face_clips(videos: str, num_frames: int, size: int, folder: str) -> list[UInt8Array]:
@@ -85,6 +112,62 @@ def median_milliseconds(read: Callable[[Window], UInt8Array], windows: list[Wind
     return 1000 * float(np.median(times))
 
 
+def random_windows(clips: list[UInt8Array], num_windows: int, length: int) -> list[Window]:
+    """The same ones for the same clips."""
+    rng = np.random.default_rng(0)
+    chosen = [int(clip) for clip in rng.integers(0, len(clips), num_windows)]
+    return [(clip, int(rng.integers(0, len(clips[clip]) - length + 1))) for clip in chosen]
+
+
+def measure_memmap(clips: list[UInt8Array], windows: list[Window], folder: Path) -> Figures:
+    """All frames in one file, as they are."""
+    whole = np.concatenate(clips)
+    first_rows = np.cumsum([0, *map(len, clips)])
+    started = perf_counter()
+    raw = np.memmap(folder / "raw", np.uint8, "w+", shape=whole.shape)
+    raw[:] = whole
+    raw.flush()
+    mb_per_second = whole.nbytes / 1e6 / (perf_counter() - started)
+
+    def read(window: Window) -> UInt8Array:
+        row = int(first_rows[window[0]]) + window[1]
+        return np.array(raw[row : row + WINDOW_FRAMES])
+
+    return Figures(None, median_milliseconds(read, windows), mb_per_second, 1.0)
+
+
+def measure_store(clips: list[UInt8Array], windows: list[Window], folder: Path, layout: StoreSettings) -> Figures:
+    """A store that is written, read and removed."""
+    raw_bytes = sum(frames.nbytes for frames in clips)
+    with tempfile.TemporaryDirectory(dir=folder) as url:
+        started = perf_counter()
+        write_clips(url, clips, Settings(crop=CropSettings(size=clips[0].shape[1]), store=layout))
+        mb_per_second = raw_bytes / 1e6 / (perf_counter() - started)
+        store = FaceStore.open(url)
+
+        def read(window: Window) -> UInt8Array:
+            return store.frames(window[0], window[1], window[1] + WINDOW_FRAMES)
+
+        for clip, start in windows[:3]:
+            if not np.array_equal(read((clip, start)), clips[clip][start : start + WINDOW_FRAMES]):
+                raise click.ClickException(f"{layout} gave other frames than were written")
+        times_smaller = raw_bytes / store.files.size_bytes("arrays")
+        return Figures(layout, median_milliseconds(read, windows), mb_per_second, times_smaller)
+
+
+def measure(clips: list[UInt8Array], num_windows: int, folder: Path) -> Iterator[Figures]:
+    """The memmap, then stores of every layout."""
+    windows = random_windows(clips, num_windows, WINDOW_FRAMES)
+    yield measure_memmap(clips, windows, folder)
+    for codec, differences, chunk, shard in itertools.product(
+        get_args(Codec), (False, True), CHUNK_FRAMES, SHARD_FRAMES
+    ):
+        layout = StoreSettings(codec=codec, differences=differences, chunk_frames=chunk, shard_frames=shard)
+        # Without a compressor, differences are as large as frames.
+        if codec != "none" or not differences:
+            yield measure_store(clips, windows, folder, layout)
+
+
 @click.command(help="Random windows of face crops, from stores of every codec, chunk and shard.")
 @click.argument("videos", default=str(MEDIA), type=click.Path(exists=True))
 @click.option("--frames", "num_frames", default=768, show_default=True, help="Least number of frames in each store.")
@@ -94,49 +177,15 @@ def main(videos: str, num_frames: int, num_windows: int, sizes: tuple[int, ...])
     print(describe_machine())
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
-            measure(face_clips(videos, num_frames, size, f"{folder}/clips"), num_windows, Path(folder))
-
-
-def measure(clips: list[UInt8Array], num_windows: int, folder: Path) -> None:
-    """Print one table: a line for the memmap, then one for each store."""
-    size = clips[0].shape[1]
-    whole = np.concatenate(clips)
-    first_rows = np.cumsum([0, *map(len, clips)])
-    rng = np.random.default_rng(0)
-    chosen = rng.integers(0, len(clips), num_windows)
-    windows = [(int(clip), int(rng.integers(0, len(clips[clip]) - WINDOW_FRAMES + 1))) for clip in chosen]
-
-    started = perf_counter()
-    raw = np.memmap(folder / "raw", np.uint8, "w+", shape=whole.shape)
-    raw[:] = whole
-    raw.flush()
-    raw_mb_per_second = whole.nbytes / 1e6 / (perf_counter() - started)
-
-    def read_raw(window: Window) -> UInt8Array:
-        row = int(first_rows[window[0]]) + window[1]
-        return np.array(raw[row : row + WINDOW_FRAMES])
-
-    baseline = median_milliseconds(read_raw, windows)
-    print(f"\n{num_windows} windows of {WINDOW_FRAMES}x{size}x{size}, {len(whole)} frames in {len(clips)} clips")
-    print(f"{'codec':<7}{'chunk':>6}{'shard':>6}{'ms/window':>11}{'x memmap':>10}{'write MB/s':>12}{'smaller':>9}")
-    print(f"{'memmap':<19}{baseline:>11.2f}{1:>9.1f}x{raw_mb_per_second:>12.0f}{1:>8.2f}x")
-    for codec, chunk, shard in itertools.product(get_args(Codec), CHUNK_FRAMES, SHARD_FRAMES):
-        layout = StoreSettings(codec=codec, chunk_frames=chunk, shard_frames=shard)
-        with tempfile.TemporaryDirectory(dir=folder) as url:
-            started = perf_counter()
-            write_clips(url, clips, Settings(crop=CropSettings(size=size), store=layout))
-            mb_per_second = whole.nbytes / 1e6 / (perf_counter() - started)
-            store = FaceStore.open(url)
-            ratio = whole.nbytes / store.files.size_bytes("arrays")
-
-            def read(window: Window, store: FaceStore = store) -> UInt8Array:
-                return store.frames(window[0], window[1], window[1] + WINDOW_FRAMES)
-
-            if not np.array_equal(read(windows[0]), read_raw(windows[0])):
-                raise click.ClickException(f"{layout} gave other frames than were written")
-            milliseconds = median_milliseconds(read, windows)
-        columns = f"{milliseconds:>11.2f}{milliseconds / baseline:>9.1f}x{mb_per_second:>12.0f}{ratio:>8.2f}x"
-        print(f"{codec:<7}{chunk:>6}{shard:>6}{columns}")
+            clips = face_clips(videos, num_frames, size, f"{folder}/clips")
+            frames = f"{sum(map(len, clips))} frames in {len(clips)} clips"
+            print(f"\n{num_windows} windows of {WINDOW_FRAMES}x{size}x{size}, {frames}")
+            columns = f"{'ms/window':>11}{'x memmap':>10}{'write MB/s':>12}{'smaller':>9}"
+            print(f"{'codec':<18}{'chunk':>5}{'shard':>6}{columns}")
+            baseline = 0.0
+            for figures in measure(clips, num_windows, Path(folder)):
+                baseline = baseline or figures.window_milliseconds
+                print(figures.line(baseline), flush=True)
 
 
 if __name__ == "__main__":

@@ -77,10 +77,13 @@ class CropSettings(Section):
 class StoreSettings(Section):
     """How clips lie on disk. Lossless whatever the codec."""
 
-    codec: Literal["none", "lz4", "zstd"] = "zstd"
-    chunk_frames: int = Field(8, ge=1)
-    """Frames compressed together: the least that a read fetches."""
-    shard_frames: int = Field(128, ge=1)
+    codec: Literal["none", "lz4", "zstd"] = "lz4"
+    """lz4 is read fastest; zstd takes some 25 % less room and about twice the time."""
+    differences: bool = True
+    """Whether frames are stored as differences from the one before, which takes a quarter to a half less room."""
+    chunk_frames: int = Field(5, ge=1)
+    """Frames compressed together: the least that a read fetches. 16 in a row are in four chunks wherever they begin."""
+    shard_frames: int = Field(160, ge=1)
     """Frames in one file or object; a multiple of chunk_frames."""
 
     def model_post_init(self, _context: Any) -> None:

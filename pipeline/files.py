@@ -9,7 +9,9 @@ import errno
 import glob
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import fsspec
@@ -72,6 +74,34 @@ class StoreFiles:
             FileNotFoundError: there is none.
         """
         return bytes(self._fs.cat_file(self._path(name)))
+
+    def read_ranges(self, ranges: Sequence[tuple[str, int, int]]) -> list[bytes]:
+        """Parts of files, each as name, first byte, one past the last. Less comes back where a file ends before.
+
+        Raises:
+            FileNotFoundError: a file isn't there.
+        """
+        if not self.is_local:
+            paths = [self._path(name) for name, _, _ in ranges]
+            starts, stops = [start for _, start, _ in ranges], [stop for _, _, stop in ranges]
+            return [bytes(part) for part in self._fs.cat_ranges(paths, starts, stops, on_error="raise")]
+        found = []
+        for name, of_file in groupby(ranges, key=itemgetter(0)):
+            with Path(self._path(name)).open("rb", buffering=0) as file:
+                found += [os.pread(file.fileno(), stop - start, start) for _, start, stop in of_file]
+        return found
+
+    def read_tail(self, name: str, num_bytes: int) -> bytes:
+        """The last bytes of a file, or all of it if it is shorter.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        if not self.is_local:
+            return bytes(self._fs.cat_file(self._path(name), start=-num_bytes))
+        with Path(self._path(name)).open("rb", buffering=0) as file:
+            size_bytes = os.fstat(file.fileno()).st_size
+            return os.pread(file.fileno(), num_bytes, max(0, size_bytes - num_bytes))
 
     def write(self, name: str, data: bytes) -> None:
         """Create or replace a file in one step: a temporary name, fsync and rename on a disk, one PUT elsewhere."""

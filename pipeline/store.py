@@ -10,11 +10,9 @@ from contextlib import nullcontext
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import zarr
 
 from pipeline.files import StoreFiles
 from pipeline.schema import (
@@ -26,8 +24,9 @@ from pipeline.schema import (
     frames_name,
     masks_name,
 )
+from pipeline.shards import Rows, open_rows
 from pipeline.types import UInt8Array
-from pipeline.writer import CODEC_PIPELINE, StoreFormatError, read_manifest
+from pipeline.writer import StoreFormatError, read_manifest
 
 __all__ = ["FaceStore", "StoreFormatError"]
 
@@ -46,7 +45,7 @@ class FaceStore:
         self.url = url
         self.files = StoreFiles(url)
         self.manifest = read_manifest(self.files)
-        self._arrays: OrderedDict[str, zarr.Array[Any]] = OrderedDict()
+        self._arrays: OrderedDict[str, Rows] = OrderedDict()
 
     @classmethod
     def open(cls, url: str) -> FaceStore:
@@ -191,7 +190,7 @@ class FaceStore:
             raise IndexError(f"window [{start}, {stop}) step {step} doesn't lie in a track of {length} frames")
         try:
             # A contiguous read: chunks hold several frames, so a stride would fetch the same bytes.
-            frames = np.asarray(self._array(name)[row_start + start : row_start + stop])
+            frames = self._array(name).read(row_start + start, row_start + stop)
             if len(frames) != stop - start:
                 raise ValueError("the array ends before")
         except (OSError, RuntimeError, ValueError, KeyError) as error:
@@ -213,18 +212,17 @@ class FaceStore:
         table = self.read_table("tracks", ["array", "row_start", "row_stop"])
         return table["array"], table["row_start"].to_numpy(), table["row_stop"].to_numpy()
 
-    def _array(self, name: str) -> zarr.Array[Any]:
+    def _array(self, name: str) -> Rows:
         """An open array; opening costs a few reads, so the latest used ones stay open."""
         if name in self._arrays:
             self._arrays.move_to_end(name)
             return self._arrays[name]
-        with zarr.config.set(CODEC_PIPELINE):
-            array = zarr.open_array(self.files.zarr_store(f"arrays/{name}", read_only=True), mode="r")
-        # zarr reads a shard that isn't there as zeros. All are written, so a missing one is a lost one.
-        expected = -(-array.shape[0] // (array.shards or array.chunks)[0])
+        # Of masks, shards of zeros only aren't there. Of frames all are written, so a missing one is a lost one.
+        is_masks = frames_name(name) != name
+        array = open_rows(self.files, f"arrays/{name}", may_lack_shards=is_masks)
+        expected = -(-array.num_rows // array.shard_rows)
         found = self.files.num_files(f"arrays/{name}/c")
-        # Of masks those of zeros only aren't.
-        if found != expected and frames_name(name) == name:
+        if found != expected and not is_masks:
             raise FileNotFoundError(f"{found} of its {expected} shards are there")
         self._arrays[name] = array
         if len(self._arrays) > _MAX_OPEN_ARRAYS:

@@ -144,7 +144,7 @@ def set_value(table: pa.Table, column: str, row: int, value: Any) -> pa.Table:
     return table.set_column(table.schema.get_field_index(column), field, pa.array(values, field.type))
 
 
-def small_store(url: str | Path) -> FaceStore:
+def small_store(url: str | Path, made_with: Settings = SETTINGS) -> FaceStore:
     """Two partitions: three videos with tracks of 19, 5 and 8 frames, one without any."""
     return write_store(
         url,
@@ -152,4 +152,5 @@ def small_store(url: str | Path) -> FaceStore:
             [make_video("a/x.mp4", [19, 5], label=1, source_id="b/y.mp4"), make_video("a/none.mp4")],
             [make_video("b/y.mp4", [8], label=0)],
         ],
+        made_with,
     )

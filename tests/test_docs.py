@@ -13,14 +13,30 @@ import pytest
 
 from pipeline.schema import CIRCUMSTANCE_COLUMNS, PLACEMENT_COLUMNS, TRACKS_SCHEMA, VIDEOS_SCHEMA
 from pipeline.types import STATUSES
-from tests.stores import make_video, small_store, write_partition
+from tests.stores import SETTINGS, make_video, small_store, write_partition
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "store-format.md").read_text(encoding="utf-8")
 
 
-def code_block() -> str:
-    (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    return str(block)
+def code_blocks() -> tuple[str, str]:
+    """What reads a store, and what makes the codec of differences known before."""
+    reading, codec = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    return str(reading), str(codec)
+
+
+# A stand-in for a place where this package isn't: neither its modules nor what it tells zarr of itself.
+WITHOUT_THIS_PACKAGE = """
+import sys; sys.modules['pipeline'] = None
+import importlib.metadata as metadata
+found = metadata.entry_points()
+points = [point for group in found.groups for point in found.select(group=group)]
+metadata.entry_points = lambda: metadata.EntryPoints(p for p in points if not p.value.startswith('pipeline.'))
+"""
+
+
+def run_without_this_package(code: str, folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-I", "-c", WITHOUT_THIS_PACKAGE + code, *args]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
 def section(title: str) -> str:
@@ -36,22 +52,25 @@ def type_name(data_type: pa.DataType) -> str:
     return {"float": "float32", "double": "float64"}.get(str(data_type), str(data_type))
 
 
-def test_ten_lines_read_a_store_without_this_package(tmp_path: Path) -> None:
-    store = small_store(tmp_path / "data" / "store")
-    write_partition(store.files, "part-00002", [make_video("c.mp4", [4])])
+@pytest.mark.parametrize("differences", [False, True])
+def test_ten_lines_read_a_store_without_this_package(tmp_path: Path, differences: bool) -> None:
+    layout = SETTINGS.store.model_copy(update={"differences": differences})
+    made_with = SETTINGS.model_copy(update={"store": layout})
+    store = small_store(tmp_path / "data" / "store", made_with)
+    write_partition(store.files, "part-00002", [make_video("c.mp4", [4])], made_with)
     # The first partition loses its commit, and keeps its tracks and its array.
     store.files.remove("videos/part-00000.parquet")
+    reading, codec = code_blocks()
     code = "\n".join(
         [
-            "import sys; sys.modules['pipeline'] = None",
-            code_block(),
+            codec if differences else "",
+            reading,
             "import numpy",
             "numpy.save(sys.argv[1], frames)",
             "print(len(tracks))",
         ]
     )
-    command = [sys.executable, "-I", "-c", code, str(tmp_path / "frames.npy")]
-    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    ran = run_without_this_package(code, tmp_path, str(tmp_path / "frames.npy"))
     assert ran.returncode == 0, ran.stderr
 
     expected_row = type(store).open(store.url).tracks.to_pylist()[0]
@@ -63,10 +82,18 @@ def test_ten_lines_read_a_store_without_this_package(tmp_path: Path) -> None:
     np.testing.assert_array_equal(frames, expected)
 
 
+def test_differences_are_not_taken_for_frames_where_the_codec_is_unknown(tmp_path: Path) -> None:
+    small_store(tmp_path / "data" / "store")
+    ran = run_without_this_package(code_blocks()[0], tmp_path)
+    assert ran.returncode == 1
+    assert "faceclips.frame_difference" in ran.stderr.splitlines()[-1]
+
+
 def test_they_are_ten_lines() -> None:
-    lines = code_block().splitlines()
-    assert len(lines) <= 10
-    assert all(";" not in line and len(line) <= 120 for line in lines)
+    for block, most in zip(code_blocks(), (10, 13), strict=True):
+        lines = block.splitlines()
+        assert len(lines) <= most
+        assert all(";" not in line and len(line) <= 120 for line in lines)
 
 
 @pytest.mark.parametrize(("table", "schema"), [("tracks", TRACKS_SCHEMA), ("videos", VIDEOS_SCHEMA)])

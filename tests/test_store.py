@@ -98,8 +98,9 @@ videos_strategy = st.lists(
 )
 store_strategy = st.sampled_from(
     [
-        StoreSettings(codec=codec, chunk_frames=chunk, shard_frames=shard)
+        StoreSettings(codec=codec, differences=differences, chunk_frames=chunk, shard_frames=shard)
         for codec in ("none", "lz4", "zstd")
+        for differences in (False, True)
         for chunk, shard in ((1, 1), (2, 8), (3, 3), (4, 8))
     ]
 )
@@ -227,6 +228,21 @@ def test_arrays_lie_in_shards_and_chunks_as_set(tmp_path: Path) -> None:
     assert array.metadata.dimension_names == ("frame", "y", "x", "rgb")
     assert array.dtype == np.uint8
     assert [path.parts[-4:] for path in shard_files(store.url)] == [(str(n), "0", "0", "0") for n in range(3)]
+
+
+@pytest.mark.parametrize("differences", [False, True])
+@pytest.mark.parametrize("codec", ["none", "lz4", "zstd"])
+def test_zarr_json_says_what_has_been_done_to_the_frames(tmp_path: Path, codec: Any, differences: bool) -> None:
+    layout = StoreSettings(codec=codec, differences=differences, chunk_frames=CHUNK, shard_frames=SHARD)
+    store = write_store(
+        tmp_path / "store", [[make_video("a.mp4", [9, 8])]], SETTINGS.model_copy(update={"store": layout})
+    )
+    folder = tmp_path / "store/arrays" / store.tracks["array"][0].as_py()
+    (sharding,) = json.loads((folder / "zarr.json").read_text())["codecs"]
+    names = [inner["name"] for inner in sharding["configuration"]["codecs"]]
+    compressed = {"none": [], "lz4": ["blosc", "crc32c"], "zstd": ["zstd", "crc32c"]}[codec]
+    assert names == [*(["faceclips.frame_difference"] if differences else []), "bytes", *compressed]
+    np.testing.assert_array_equal(np.asarray(zarr.open_array(folder, mode="r")[:9]), store.frames(0))
 
 
 def test_each_shard_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

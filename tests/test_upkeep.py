@@ -329,7 +329,7 @@ def test_the_description_counts_what_is_there(store: FaceStore) -> None:
     assert lines[3].split(maxsplit=1) == ["labels", "1 FAKE, 1 REAL, 1 unlabelled"]
     assert lines[4].split(maxsplit=1) == ["tracks", "3, 32 frames of 16x16"]
     described = {line.split(maxsplit=1)[0]: line.split(maxsplit=1)[1] for line in lines}
-    assert described["store"] == "codec zstd, chunk_frames 2, shard_frames 8"
+    assert described["store"] == "codec zstd, differences True, chunk_frames 2, shard_frames 8"
     assert described["extract"] == "save_masks False"
 
 

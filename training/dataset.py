@@ -136,7 +136,9 @@ def read_clip(store: FaceStore, array: str, row_start: int, length: int, indices
     first, last = int(indices.min()), int(indices.max())
     track = {"array": array, "row_start": row_start, "row_stop": row_start + length}
     frames: UInt8Array = store.frames(track, first, last + 1)
-    return torch.from_numpy(frames[indices - first])
+    # One after the other, as most are, they need not be copied.
+    is_as_read = len(frames) == len(indices) and bool((np.diff(indices) == 1).all())
+    return torch.from_numpy(frames if is_as_read else frames[indices - first])
 
 
 def even_windows(num_tracks: int, windows_per_track: int) -> list[Window]:
