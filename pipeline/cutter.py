@@ -158,6 +158,7 @@ class Cutter:
         """
         started = perf_counter()
         self._close(list(self._open))
+        self._patches_of = None  # Or whoever gave it would be freed late, and with it the writer.
         self.seconds += perf_counter() - started
         stored = self._stored
         if face_ids is not None:

@@ -20,22 +20,19 @@ NAME = "faceclips.frame_difference"
 _ROWS_AT_ONCE = 16
 
 
-def to_differences(frames: UInt8Array, chunk_frames: int) -> UInt8Array:
-    """Frames as they are stored.
+def to_differences(frames: UInt8Array, chunk_frames: int) -> None:
+    """Turn frames into what is stored, in place.
 
     Args:
         frames: uint8 (T, H, ...), from the start of a chunk on.
         chunk_frames: frames of a chunk.
-
-    Returns:
-        The same shape; a new array.
     """
-    stored = np.empty_like(frames)
-    np.subtract(frames[1:], frames[:-1], out=stored[1:])
-    first, stored_first = frames[::chunk_frames], stored[::chunk_frames]
-    stored_first[:, 0] = first[:, 0]
-    np.subtract(first[:, 1:], first[:, :-1], out=stored_first[:, 1:])
-    return stored
+    # Backwards and frame by frame, so that no second copy of a shard is needed.
+    for t in reversed(range(len(frames))):
+        if t % chunk_frames:
+            np.subtract(frames[t], frames[t - 1], out=frames[t])
+        else:
+            np.subtract(frames[t, 1:], frames[t, :-1].copy(), out=frames[t, 1:])
 
 
 def from_differences(chunks: UInt8Array) -> None:
@@ -77,8 +74,9 @@ class FrameDifference(ArrayArrayCodec):
         return input_byte_length
 
     async def _encode_single(self, chunk_data: Any, chunk_spec: Any) -> Any:
-        frames = chunk_data.as_numpy_array()
-        return chunk_spec.prototype.nd_buffer.from_numpy_array(to_differences(frames, max(1, len(frames))))
+        frames = np.array(chunk_data.as_numpy_array())
+        to_differences(frames, max(1, len(frames)))
+        return chunk_spec.prototype.nd_buffer.from_numpy_array(frames)
 
     async def _decode_single(self, chunk_data: Any, chunk_spec: Any) -> Any:
         frames = np.array(chunk_data.as_numpy_array())

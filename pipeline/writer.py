@@ -203,22 +203,20 @@ class _GrowingArray:
             self._rows_pending = 0
 
     def _write(self, rows: UInt8Array) -> None:
+        """Write rows, which are of no use afterwards."""
         stop = self._rows_written + len(rows)
         try:
             if self._array is None:
                 self._array = self._create()
             self._array.resize((stop, *self._row_shape))
             array = self._for_zeros() if self._keeps_zeros and not rows.any() else self._array
-            array[self._rows_written : stop] = self._as_stored(rows)
+            if self._settings.differences:
+                frame_difference.to_differences(rows, self._settings.chunk_frames)
+            array[self._rows_written : stop] = rows
         except (OSError, RuntimeError) as error:
             # zarrs reports a full disk as RuntimeError.
             raise StoreWriteError(f"can't write to {self._files.url}: {error}") from error
         self._rows_written = stop
-
-    def _as_stored(self, rows: UInt8Array) -> UInt8Array:
-        if not self._settings.differences:
-            return rows
-        return frame_difference.to_differences(rows, self._settings.chunk_frames)
 
     def finish(self) -> None:
         """Write what is pending, and describe what has been written.
