@@ -12,7 +12,7 @@ import numpy as np
 
 from pipeline.types import UInt8Array
 
-_ALIGNMENT_BYTES = 4096
+_PAGE_BYTES = 4096
 
 
 class Arena:
@@ -42,6 +42,10 @@ class Arena:
                 return self._bytes[start : start + num_bytes].reshape(shape)
         return None
 
+    def give_back_all(self) -> None:
+        """Take back all that was lent; none of it must be used any more."""
+        self._free = [(0, self.num_bytes)]
+
     def give_back(self, array: UInt8Array) -> None:
         """Take back what :meth:`take` lent; the array must not be used any more."""
         start = array.ctypes.data - self._bytes.ctypes.data
@@ -56,4 +60,4 @@ class Arena:
 
 
 def _rounded(num_bytes: int) -> int:
-    return -(-num_bytes // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+    return -(-num_bytes // _PAGE_BYTES) * _PAGE_BYTES

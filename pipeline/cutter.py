@@ -110,7 +110,10 @@ class Cutter:
         self._waiting: list[Track] = []
         self._open: list[_Clip] = []
         self._stored: list[StoredTrack] = []
+        self._short_face_ids: list[int] = []
+        """One entry a piece that wasn't stored."""
         self.num_too_short = 0
+        """Pieces that weren't stored, since too many of their frames failed; known when :meth:`finish` was called."""
         self.seconds = 0.0
 
     @property
@@ -161,6 +164,8 @@ class Cutter:
         self._patches_of = None  # Or whoever gave it would be freed late, and with it the writer.
         self.seconds += perf_counter() - started
         stored = self._stored
+        # Only of the chosen ones: of the others less is counted where less was kept of their frames.
+        self.num_too_short = sum(face_ids is None or face_id in face_ids for face_id in self._short_face_ids)
         if face_ids is not None:
             stored = [
                 replace(one, track=replace(one.track, face_id=face_ids[one.track.face_id]))
@@ -187,7 +192,7 @@ class Cutter:
     def _store_runs(self, clip: _Clip) -> None:
         for run in clip.runs():
             if run.stop - run.start < self._settings.track.min_frames:
-                self.num_too_short += 1
+                self._short_face_ids.append(clip.track.face_id)
             else:
                 self._store(clip, run)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from types import ModuleType
+from typing import NoReturn
 
 _COMPILER = "torch._dynamo"
 _ASKED = f"{_COMPILER}.utils"
@@ -22,6 +23,8 @@ def import_lean(name: str) -> ModuleType:
     package, utils = ModuleType(_COMPILER), ModuleType(_ASKED)
     package.__path__ = []
     utils.is_compile_supported = _is_compile_supported  # type: ignore[attr-defined]
+    for module in (package, utils):
+        module.__getattr__ = _asks_for_more  # type: ignore[method-assign]
     sys.modules |= {_COMPILER: package, _ASKED: utils}
     try:
         return importlib.import_module(name)
@@ -35,6 +38,12 @@ def import_lean(name: str) -> ModuleType:
 def _is_compile_supported(device_type: str) -> bool:
     answer: bool = importlib.import_module(_ASKED).is_compile_supported(device_type)
     return answer
+
+
+def _asks_for_more(name: str) -> NoReturn:
+    if name.startswith("__"):  # Asked of every module by those that look through all of them.
+        raise AttributeError(name)
+    raise ImportError(f"{_COMPILER} without {name} won't do")
 
 
 def _remove(*modules: ModuleType) -> None:

@@ -91,10 +91,12 @@ class Patches:
 
     def watch(self, frame: Frame) -> None:
         """See a frame; they come in order."""
-        if frame.index >= self._first_unsearched and (copy := self._copied(frame.bgr)) is not None:
+        if frame.index >= self._first_unsearched and (copy := self._copied(frame.bgr, may_frames_go=True)) is not None:
             self._waiting.append(replace(frame, bgr=copy))
         else:
-            self._keep(frame)
+            windows = self._windows(frame.index)
+            pictures = [frame.bgr[top:bottom, left:right] for _, (left, top, right, bottom) in windows]
+            self._keep(frame, windows, pictures, may_frames_go=True)
 
     def searched(self, last_index: int, linker: Linker) -> None:
         """Faces are known up to a frame, the newest one there is."""
@@ -137,14 +139,14 @@ class Patches:
 
     def forget_all(self) -> None:
         """Nothing is needed any more; the arena is empty again."""
-        self.forget_all_but([])
-        while self._waiting:
-            self._arena.give_back(self._waiting.popleft().bgr)
+        self._patches.clear()
+        self._waiting.clear()
+        self._arena.give_back_all()
 
-    def _copied(self, picture: UInt8Array) -> UInt8Array | None:
-        """A copy in the arena, for which older things may have to go; None if it is larger than the arena."""
+    def _copied(self, picture: UInt8Array, may_frames_go: bool) -> UInt8Array | None:
+        """A copy in the arena, for which older things have to go: frames that wait, if they may, and then patches."""
         while (copy := self._arena.take(picture.shape)) is None:
-            if self._waiting:
+            if may_frames_go and self._waiting:
                 self._leave_to_known_faces()
             elif self._patches:
                 _, oldest = self._patches.popitem(last=False)
@@ -156,22 +158,21 @@ class Patches:
 
     def _leave_to_known_faces(self) -> None:
         """The frame that has waited for longest."""
+        windows = self._windows(self._waiting[0].index)
         frame = self._waiting.popleft()
-        windows = self._windows(frame.index)
         pictures = [frame.bgr[top:bottom, left:right].copy() for _, (left, top, right, bottom) in windows]
         self._arena.give_back(frame.bgr)
-        self._keep_pictures(frame, windows, pictures)
+        self._keep(frame, windows, pictures, may_frames_go=False)
 
-    def _keep(self, frame: Frame) -> None:
-        windows = self._windows(frame.index)
-        pictures = [frame.bgr[top:bottom, left:right] for _, (left, top, right, bottom) in windows]
-        self._keep_pictures(frame, windows, pictures)
-
-    def _keep_pictures(
-        self, frame: Frame, windows: Sequence[tuple[Chain, Window]], pictures: Sequence[UInt8Array]
+    def _keep(
+        self,
+        frame: Frame,
+        windows: Sequence[tuple[Chain, Window]],
+        pictures: Sequence[UInt8Array],
+        may_frames_go: bool,
     ) -> None:
         for (chain, (left, top, _, _)), picture in zip(windows, pictures, strict=True):
-            if (pixels := self._copied(picture)) is not None:
+            if (pixels := self._copied(picture, may_frames_go)) is not None:
                 self._patches[chain, frame.index] = Patch(pixels, left, top, frame.timestamp_seconds)
 
     def _windows(self, frame_index: int) -> list[tuple[Chain, Window]]:

@@ -1,7 +1,7 @@
 """One partition: its videos worked on and committed. The same function runs in-process and on any cluster.
 
-A video is read twice: once to find its faces, which takes a frame in ten, and once to cut them out, which takes the
-frames with faces. So memory holds clips being cut, never the video. A fake that agrees with its original is read once.
+A video is decoded once: while its faces are searched for, their surroundings are remembered, and cut when it is known
+how (``single_pass.py``). So memory holds some seconds of faces, never the video.
 """
 
 from __future__ import annotations

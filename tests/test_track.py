@@ -13,7 +13,18 @@ from hypothesis.extra.numpy import arrays
 
 from pipeline.config import TrackSettings
 from pipeline.scenes import SceneCut
-from pipeline.track import Tracks, associate, build_tracks, cut_into_segments, interpolate, pairwise_iou
+from pipeline.track import (
+    Chain,
+    Linker,
+    Tracks,
+    associate,
+    build_tracks,
+    decided_segments,
+    interpolate,
+    pairwise_iou,
+    segment_edges,
+    segments_of,
+)
 from pipeline.types import Detections, Float32Array, Track, UInt8Array
 
 Box = tuple[float, float, float, float]
@@ -130,30 +141,124 @@ def test_frames_without_detections_are_refused() -> None:
         build_tracks([0, 10], [seen()], SETTINGS)
 
 
-def test_a_long_track_is_cut_into_segments_of_one_face() -> None:
-    tracks = every_10th([seen(face(0), face(300))] * 4, segment_frames=12).tracks
+@pytest.mark.parametrize(
+    ("min_frames", "expected"),
+    [(1, [(0, 12), (12, 24), (24, 31)]), (7, [(0, 12), (12, 24), (24, 31)]), (8, [(0, 12), (12, 21), (21, 31)])],
+    ids=["any rest", "a rest that is long enough", "a rest that is too short is shared with the last full one"],
+)
+def test_a_long_track_is_cut_into_segments_of_one_face(min_frames: int, expected: list[tuple[int, int]]) -> None:
+    tracks = every_10th([seen(face(0), face(300))] * 4, segment_frames=12, min_frames=min_frames).tracks
     assert [(t.face_id, t.segment, t.frame_start, t.frame_stop) for t in tracks] == [
-        (face_id, *segment) for face_id in (0, 1) for segment in [(0, 0, 10), (1, 10, 20), (2, 20, 31)]
+        (face_id, segment, *frames) for face_id in (0, 1) for segment, frames in enumerate(expected)
     ]
 
 
-@settings(deadline=None, max_examples=60)
-@given(st.integers(1, 400), st.integers(1, 200), st.integers(0, 50))
-def test_segments_tile_the_track_equally(length: int, max_frames: int, start: int) -> None:
-    frames = [start, start + length - 1] if length > 1 else [start]
-    boxes = [seen(face(i)) for i in range(len(frames))]
-    (whole,) = build_tracks(frames, boxes, SETTINGS.model_copy(update={"max_gap_frames": 1000})).tracks
-    pieces = cut_into_segments(whole, max_frames)
-    assert [piece.segment for piece in pieces] == list(range(len(pieces)))
-    assert pieces[0].frame_start == whole.frame_start
-    assert pieces[-1].frame_stop == whole.frame_stop
+@settings(deadline=None, max_examples=200)
+@given(st.integers(0, 400), st.integers(1, 100), st.integers(1, 100))
+def test_edges_lead_from_the_first_frame_to_the_last_in_no_more_steps_than_needed(
+    num_frames: int, max_frames: int, min_frames: int
+) -> None:
+    edges = segment_edges(num_frames, max_frames, min_frames)
+    lengths = np.diff(edges)
+    assert (edges[0], edges[-1]) == (0, num_frames)
+    assert ((lengths > 0) & (lengths <= max_frames)).all()
+    assert len(lengths) == -(-num_frames // max_frames)
+    assert (lengths[:-2] == max_frames).all(), "at most the last two share what is left"
+    if num_frames >= min_frames and max_frames >= 2 * min_frames - 1:
+        assert (lengths >= min_frames).all(), "each is a clip"
+    elif num_frames >= max_frames >= min_frames:
+        assert lengths.min() >= max_frames // 2, "or half of a full one, where that is no clip"
+
+
+@st.composite
+def chains(draw: st.DrawFn) -> Chain:
+    """A face seen again and again, at any distance."""
+    steps = draw(st.lists(st.integers(1, 20), max_size=15))
+    frames = np.cumsum([draw(st.integers(0, 50)), *steps]).tolist()
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    corners = rng.uniform(-50, 500, (len(frames), 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(10, 300, (len(frames), 2))], 1).astype(np.float32)
+    landmarks = rng.uniform(0, 500, (len(frames), 5, 2)).astype(np.float32)
+    return Chain(frames, list(boxes), list(landmarks), rng.random(len(frames)).tolist())
+
+
+def up_to(chain: Chain, num_seen: int) -> Chain:
+    """As far as it was known when the face had been seen so many times."""
+    seen_so_far = slice(0, num_seen)
+    frames, boxes = chain.frames[seen_so_far], chain.boxes[seen_so_far]
+    return Chain(frames, boxes, chain.landmarks[seen_so_far], chain.scores[seen_so_far])
+
+
+def assert_same(a: Sequence[Track], b: Sequence[Track]) -> None:
+    """To the bit."""
+    assert [(t.face_id, t.segment, t.frame_start) for t in a] == [(t.face_id, t.segment, t.frame_start) for t in b]
+    for one, other in zip(a, b, strict=True):
+        for name in ("boxes_xyxy", "landmarks", "scores", "observed"):
+            mine, its = getattr(one, name), getattr(other, name)
+            assert mine.dtype == its.dtype
+            np.testing.assert_array_equal(mine, its)
+
+
+@settings(deadline=None, max_examples=100)
+@given(chains(), st.integers(1, 40), st.integers(1, 40))
+def test_segments_tile_the_track(chain: Chain, segment_frames: int, min_frames: int) -> None:
+    sizes = SETTINGS.model_copy(update={"segment_frames": segment_frames, "min_frames": min_frames})
+    pieces = segments_of(chain, 3, sizes)
+    (whole,) = segments_of(chain, 3, SETTINGS)
+    assert [(piece.face_id, piece.segment) for piece in pieces] == [(3, i) for i in range(len(pieces))]
+    assert (pieces[0].frame_start, pieces[-1].frame_stop) == (chain.frames[0], chain.frames[-1] + 1)
     assert all(a.frame_stop == b.frame_start for a, b in pairwise(pieces))
-    lengths = [len(piece) for piece in pieces]
-    assert max(lengths) <= max_frames
-    assert max(lengths) - min(lengths) <= 1
-    assert len(pieces) == -(-length // max_frames), "no more pieces than needed"
     for name in ("boxes_xyxy", "landmarks", "scores", "observed"):
         np.testing.assert_array_equal(np.concatenate([getattr(p, name) for p in pieces]), getattr(whole, name))
+    assert (whole.frame_start + np.flatnonzero(whole.observed)).tolist() == chain.frames
+    np.testing.assert_array_equal(whole.boxes_xyxy[whole.observed], chain.boxes)
+
+
+@settings(deadline=None, max_examples=150)
+@given(chains(), st.integers(1, 40), st.integers(1, 40))
+def test_what_is_decided_stays_whatever_is_seen_later(chain: Chain, segment_frames: int, min_frames: int) -> None:
+    sizes = SETTINGS.model_copy(update={"segment_frames": segment_frames, "min_frames": min_frames})
+    decided: list[Track] = []
+    for num_seen in range(1, len(chain.frames) + 1):
+        known = up_to(chain, num_seen)
+        decided += decided_segments(known, 0, sizes, len(decided))
+        assert_same(decided, decided_segments(known, 0, sizes, 0))
+        undecided = known.num_frames - sum(map(len, decided))
+        assert undecided < segment_frames + min_frames, "not before it must be, but then at once"
+    whole = segments_of(chain, 0, sizes)
+    assert_same(decided, whole[: len(decided)])
+
+
+@settings(deadline=None, max_examples=60)
+@given(chains(), st.integers(0, 30))
+def test_a_box_lies_where_it_will_lie_in_the_track_and_stays_there_after_the_last(chain: Chain, later: int) -> None:
+    (whole,) = segments_of(chain, 0, SETTINGS)
+    boxes_xyxy = [chain.box_at(index) for index in range(whole.frame_start, whole.frame_stop)]
+    np.testing.assert_array_equal(boxes_xyxy, whole.boxes_xyxy)
+    np.testing.assert_array_equal(chain.box_at(chain.frames[-1] + later), chain.boxes[-1])
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 8))
+def test_a_linker_knows_at_any_time_what_all_frames_so_far_amount_to(
+    seed: int, num_faces: int, num_frames: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    sizes = SETTINGS.model_copy(update={"min_frames": 15, "segment_frames": 25, "max_faces": 2})
+    places = rng.uniform(0, 500, (num_faces, 2))
+    frames, cuts = [], {}
+    linker = Linker(sizes)
+    for number in range(num_frames):
+        here = places[rng.random(num_faces) < 0.8] + rng.normal(0, 10, 2)
+        frames.append(seen(*(face(x, y) for x, y in here), scores=rng.random(len(here)).tolist()))
+        if rng.random() < 0.2:
+            cuts[10 * number] = half_changed()
+        linker.add(10 * number, frames[-1], cuts.get(10 * number))
+        told, expected = linker.tracks(), build_tracks(range(0, 10 * len(frames), 10), frames, sizes, cuts)
+        assert_same(told.tracks, expected.tracks)
+        assert (told.num_too_short, told.num_over_max_faces) == (expected.num_too_short, expected.num_over_max_faces)
+        assert told.chains == linker.faces()[:2]
+        assert [chain.frames for chain in told.chains] == [chain.frames for chain in expected.chains]
 
 
 @st.composite
@@ -230,10 +335,7 @@ def test_the_order_of_detections_within_a_frame_does_not_matter(seed: int, num_f
         shuffled.append(Detections(found.boxes_xyxy[order], found.scores[order], found.landmarks[order]))
     one, other = every_10th(frames, max_faces=3), every_10th(shuffled, max_faces=3)
     assert (one.num_too_short, one.num_over_max_faces) == (other.num_too_short, other.num_over_max_faces)
-    for a, b in zip(one.tracks, other.tracks, strict=True):
-        assert (a.face_id, a.segment, a.frame_start) == (b.face_id, b.segment, b.frame_start)
-        for name in ("boxes_xyxy", "landmarks", "scores", "observed"):
-            np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
+    assert_same(one.tracks, other.tracks)
 
 
 def slow_iou(a: Sequence[float], b: Sequence[float]) -> float:
