@@ -12,7 +12,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import google_crc32c
 import numpy as np
@@ -30,7 +30,7 @@ CODEC_PIPELINE = {"codec_pipeline.path": "zarrs.ZarrsCodecPipeline"}
 blosc.use_threads = False
 
 _CHUNKS_AT_ONCE = 4
-"""Decoded and undone while they are in the processor's cache."""
+"""Differences of so many are undone at once: of more, the processor's cache would hold less."""
 _CRC_BYTES = 4
 _CRC_OF_WHOLE = 0x48674BC7
 """CRC-32C of any bytes that end with their own CRC-32C, little endian."""
@@ -115,6 +115,16 @@ def parse_layout(metadata: Any) -> Layout | None:
     return Layout(shape, int(inner[0]), int(shards[0]), has_differences, compressor, has_crc)
 
 
+class _Fetched(NamedTuple):
+    """A chunk as it lies in a file."""
+
+    data: bytes
+    place: tuple[str, int, int]
+    """Where it was: file, first byte, one past the last."""
+    chunk: UInt8Array
+    """Room for what it decodes to."""
+
+
 class _Sharded:
     """An array of a known layout. Keeps the indices of its shards, some hundred bytes each, and no file open."""
 
@@ -134,33 +144,42 @@ class _Sharded:
         size = self._layout.chunk_rows
         first, last = start // size, -(-stop // size)
         chunks = np.empty((last - first, size, *self._layout.shape[1:]), np.uint8)
-        helper = _helper() if len(chunks) > 1 else None
-        if helper is None:
-            self._fill(chunks, first)
-        else:
-            half = len(chunks) // 2
-            other = helper.submit(self._fill, chunks[half:], first + half)
-            self._fill(chunks[:half], first)
-            # It may have had no core to begin on.
-            if other.cancel():
-                self._fill(chunks[half:], first + half)
-            else:
-                other.result()
+        self._decode_all(self._fetch(chunks, first))
+        if self._layout.has_differences:
+            for begin in range(0, len(chunks), _CHUNKS_AT_ONCE):
+                frame_difference.from_differences(chunks[begin : begin + _CHUNKS_AT_ONCE])
         return chunks.reshape(-1, *self._layout.shape[1:])[start - first * size : stop - first * size]
 
-    def _fill(self, chunks: UInt8Array, first: int) -> None:
-        """Read as many chunks as there is room for, from a number on."""
-        places = [self._place(number) for number in range(first, first + len(chunks))]
-        found = iter(self._files.read_ranges([place for place in places if place is not None]))
-        for begin in range(0, len(chunks), _CHUNKS_AT_ONCE):
-            batch = chunks[begin : begin + _CHUNKS_AT_ONCE]
-            for chunk, place in zip(batch, places[begin:], strict=False):
-                if place is None:
-                    chunk.fill(0)
-                else:
-                    self._decode(next(found), place, chunk)
-            if self._layout.has_differences:
-                frame_difference.from_differences(batch)
+    def _fetch(self, chunks: UInt8Array, first: int) -> list[_Fetched]:
+        """The bytes of as many chunks as there is room for, from a number on; those that aren't there are zeros."""
+        placed = []
+        for number, chunk in enumerate(chunks, first):
+            place = self._place(number)
+            if place is None:
+                chunk.fill(0)
+            else:
+                placed.append((chunk, place))
+        found = self._files.read_ranges([place for _, place in placed])
+        return [_Fetched(data, place, chunk) for data, (chunk, place) in zip(found, placed, strict=True)]
+
+    def _decode_all(self, fetched: list[_Fetched]) -> None:
+        """Decode each into its place, half of them in the helper's thread, if there is one.
+
+        Only that is shared: it is done without Python's lock. The many short calls that undo differences are not, and
+        two threads would wait for each other more than they got done.
+        """
+        helper = _helper() if len(fetched) > 1 else None
+        if helper is None:
+            self._decode(fetched)
+            return
+        middle = (len(fetched) + 1) // 2
+        other = helper.submit(self._decode, fetched[middle:])
+        self._decode(fetched[:middle])
+        # It may have had no core to begin on.
+        if other.cancel():
+            self._decode(fetched[middle:])
+        else:
+            other.result()
 
     def _place(self, number: int) -> tuple[str, int, int] | None:
         """Where a chunk lies: file, first byte, one past the last. None: it is of zeros."""
@@ -189,10 +208,13 @@ class _Sharded:
             self._indices[shard] = np.frombuffer(data, "<u8", 2 * num_chunks).reshape(-1, 2).tolist()
         return self._indices[shard]
 
-    def _decode(self, data: bytes, place: tuple[str, int, int], chunk: UInt8Array) -> None:
-        """Bytes of a chunk into its place, differences as they are."""
-        _, start, stop = place
-        where = f"bytes [{start}, {stop}) of {place[0].removeprefix(f'{self._folder}/')}"
+    def _decode(self, fetched: list[_Fetched]) -> None:
+        for of_chunk in fetched:
+            self._decode_one(*of_chunk)
+
+    def _decode_one(self, data: bytes, place: tuple[str, int, int], chunk: UInt8Array) -> None:
+        name, start, stop = place
+        where = f"bytes [{start}, {stop}) of {name.removeprefix(f'{self._folder}/')}"
         if len(data) != stop - start:
             raise ValueError(f"{where} aren't there")
         view = memoryview(data)

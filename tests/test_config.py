@@ -35,7 +35,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     },
     "crop": {"mode": "follow", "size": 112, "margin": 0.2, "follow_scale": 1.3, "follow_percentile": 80},
     "pair": {"reuse_tracks": False, "max_frame_difference": 2, "min_change": 2.0},
-    "store": {"codec": "zstd", "differences": False, "chunk_frames": 16, "shard_frames": 80},
+    "store": {"codec": "lz4", "differences": False, "chunk_frames": 16, "shard_frames": 80},
     "extract": {"save_masks": True},
 }
 """A value other than the default for every key that changes results."""
