@@ -56,7 +56,7 @@ PROGRAMS = (
     Program("extract_memory", "extract_memory", "bench_1080p"),
     Program("track_quality-clips", "track_quality", "clips"),
     Program("track_quality-1080p", "track_quality", "bench_1080p"),
-    Program("loader", "loader", "clips", has_figures=False),
+    Program("loader", "loader", "clips"),
     Program("read_window", "read_window", "clips", has_figures=False),
     Program("pair_cost", "pair_cost", "bench_1080p"),
     Program("pair_labels", "pair_labels", "clips", ("--clips",), has_figures=False),

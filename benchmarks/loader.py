@@ -20,6 +20,7 @@ import click
 import cv2
 import numpy as np
 
+from benchmarks.figures import Figure, at_least, at_most, json_option, report_figures
 from benchmarks.machine import describe_machine
 from benchmarks.read_window import MEDIA, face_clips, random_windows, write_clips
 from pipeline.config import CropSettings, Settings, StoreSettings
@@ -179,7 +180,8 @@ def measure(clips: list[UInt8Array], num_windows: int, length: int, scratch: Pat
 @click.option("--windows", "num_windows", default=200, show_default=True, help="Windows read, each way.")
 @click.option("--length", default=16, show_default=True, help="Frames of a window.")
 @click.option("--size", default=224, show_default=True, help="Side of a frame, pixels.")
-def main(videos: str, num_frames: int, num_windows: int, length: int, size: int) -> None:
+@json_option
+def main(videos: str, num_frames: int, num_windows: int, length: int, size: int, json_file: Path | None) -> None:
     print(describe_machine())
     with tempfile.TemporaryDirectory() as scratch:
         clips = face_clips(videos, num_frames, size, f"{scratch}/source")
@@ -191,6 +193,19 @@ def main(videos: str, num_frames: int, num_windows: int, length: int, size: int)
         times = [found[other].milliseconds / of.milliseconds for other in (JPEG, MP4, MP4_OPEN)]
         columns = f"{of.milliseconds:>10.2f}{times[0]:>8.2f}x{times[1]:>8.2f}x{times[2]:>11.2f}x"
         print(f"{name:<28}{columns}{of.times_smaller:>17.2f}x{'' if of.is_lossless else '  lossy'}")
+    report_figures(judged(found), json_file)
+
+
+def judged(found: Mapping[str, Figures]) -> list[Figure]:
+    """The store beside what it is to be at least as good as."""
+    store, window = found[STORE], "a random window of a store"
+    smallest_png = max(of.times_smaller for name, of in found.items() if name.startswith("PNG"))
+    return [
+        at_most(f"{window} over one of JPEG-95 files", store.milliseconds / found[JPEG].milliseconds, 1.0, "{:.2f} x"),
+        at_least(f"one of MP4 clips over {window}", found[MP4].milliseconds / store.milliseconds, 15.0, "{:.1f} x"),
+        at_least("raw frames over a store, bytes", store.times_smaller, 2.3, "{:.2f} x"),
+        at_least("smallest PNG files over a store, bytes", store.times_smaller / smallest_png, 1.0, "{:.2f} x"),
+    ]
 
 
 if __name__ == "__main__":
