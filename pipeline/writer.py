@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import zarr
+from zarr.buffer import default_buffer_prototype
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from pipeline import frame_difference
@@ -228,10 +229,13 @@ class _GrowingArray:
         """
         self.flush()
         if self._array is not None and self._settings.differences:
-            name = f"arrays/{self.name}/zarr.json"
-            metadata = json.loads(self._files.read(name))
+            # Not read from there, and the folder may be gone: others may have removed the array of an attempt that was
+            # slow, which is for the commit to find out.
+            description = self._array.metadata.to_buffer_dict(default_buffer_prototype())["zarr.json"].to_bytes()
+            metadata = json.loads(description)
             metadata["codecs"][0]["configuration"]["codecs"].insert(0, {"name": frame_difference.NAME})
-            self._files.write(name, json.dumps(metadata, indent=2).encode())
+            self._files.make_folder(f"arrays/{self.name}")
+            self._files.write(f"arrays/{self.name}/zarr.json", json.dumps(metadata, indent=2).encode())
 
     def _create(self) -> zarr.Array[Any]:
         with zarr.config.set(CODEC_PIPELINE):

@@ -587,7 +587,7 @@ def test_an_error_in_the_code_is_one_row_and_shows_no_traceback(
     def broken(*_arguments: object) -> None:
         raise ZeroDivisionError("injected")
 
-    monkeypatch.setattr("pipeline.search.build_tracks", broken)
+    monkeypatch.setattr("pipeline.track.Linker.tracks", broken)
     ended = extract(videos / "one.mp4", tmp_path / "store", "--params", params)
     assert ended.exit_code == 0
     assert "failed: one.mp4: injected" in ended.stderr

@@ -497,9 +497,9 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Steps:
     return Steps(monkeypatch)
 
 
-STEPS_OF_AN_ATTEMPT = 7
-"""Its file; a shard, the rest; made durable; tracks, videos; its file."""
-STEP_OF_COMMIT = 6
+STEPS_OF_AN_ATTEMPT = 8
+"""Its file; a shard, the rest, what the array is; made durable; tracks, videos; its file."""
+STEP_OF_COMMIT = 7
 
 
 def killed_after(steps: Steps, files: StoreFiles, run: Run, num_steps: int) -> Attempt:
