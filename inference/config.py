@@ -20,6 +20,9 @@ class PredictSettings(Section):
     """null: the whole track in one pass. n: n windows as long as the model's training clips, evenly spaced."""
     max_frames: int = Field(100, ge=8)
     """Of a longer track, the first so many frames are scored in that one pass."""
+    centre_crop_up_to: float = Field(1.0, ge=1.0, le=4.0)
+    """Frames stored up to so many times as large as a model's input are cut to it about their centre, pixel for pixel;
+    larger ones are shrunk whole. 1: all are."""
     mirror: bool = True
     """Each pass is averaged with one of the mirror image."""
     precision: Precision = "auto"

@@ -21,6 +21,23 @@ LEAST_FRAMES = 8
 """Every model takes as few; a shorter track is looped."""
 
 
+class CentreCrop(NamedTuple):
+    """Frames that are stored little larger than a model's input are cut to it."""
+
+    side: int
+    """Of the input, pixels."""
+    largest: int
+    """Side of the largest frames that are cut; others stay as they are."""
+
+    def cut(self, frames: Tensor) -> Tensor:
+        """The middle of frames (T, S, S, 3); of an odd rest, the last row and column are the longer one's."""
+        stored = frames.shape[1]
+        if not self.side < stored <= self.largest:
+            return frames
+        start = (stored - self.side) // 2
+        return frames[:, start : start + self.side, start : start + self.side]
+
+
 class ScoringWindow(NamedTuple):
     """A clip to be scored."""
 
@@ -34,6 +51,8 @@ class ScoringWindow(NamedTuple):
     """In [0, 1): 0 is the track's first possible window, just below 1 its last."""
     num_frames: int
     """T, of the clip."""
+    centre_crop: CentreCrop | None = None
+    """Of its frames."""
 
     def indices(self, frame_step: int) -> Int64Array:
         """Which frames of the track, int64 (T,)."""
@@ -47,15 +66,17 @@ def plan_windows(lengths: Sequence[int], spec: ModelSpec, settings: PredictSetti
     them, as long as the model's training clips and evenly spaced; fewer where the track has no more different ones.
     """
     found = []
+    side = spec.input_size
+    crop = CentreCrop(side, round(settings.centre_crop_up_to * side)) if settings.centre_crop_up_to > 1 else None
     for row, length in enumerate(lengths):
         if settings.windows is None:
             num_frames = max(LEAST_FRAMES, min(settings.max_frames, -(-length // spec.frame_step)))
-            found.append(ScoringWindow(row, 0, length, 0.0, num_frames))
+            found.append(ScoringWindow(row, 0, length, 0.0, num_frames, crop))
             continue
         num_places = max(1, length - (spec.clip_frames - 1) * spec.frame_step)
         number = min(settings.windows, num_places)
         positions = [(i + 0.5) / number for i in range(number)]
-        found += [ScoringWindow(row, i, length, p, spec.clip_frames) for i, p in enumerate(positions)]
+        found += [ScoringWindow(row, i, length, p, spec.clip_frames, crop) for i, p in enumerate(positions)]
     return found
 
 
@@ -70,7 +91,8 @@ def plan_batches(
         batch_megapixels: of all frames of a batch, at most, if that allows for one clip.
     """
     batches = []
-    for num_frames, group in groupby(sorted(windows, key=lambda w: (w.num_frames, w.row, w.number)), lambda w: w[-1]):
+    in_order = sorted(windows, key=lambda w: (w.num_frames, w.row, w.number))
+    for num_frames, group in groupby(in_order, lambda w: w.num_frames):
         alike = [*group]
         size = max(1, int(batch_megapixels * 1e6 / (num_frames * side_pixels**2)))
         batches += [alike[i : i + size] for i in range(0, len(alike), size)]
@@ -114,9 +136,10 @@ class TrackClips(Dataset[Read]):
     def __getitem__(self, window: ScoringWindow) -> Read:
         array, row_start = self._arrays[window.row].as_py(), int(self._row_starts[window.row])
         try:
-            return window, read_clip(self._store, array, row_start, window.length, window.indices(self._frame_step))
+            clip = read_clip(self._store, array, row_start, window.length, window.indices(self._frame_step))
         except StoreFormatError as error:
             return window, str(error)
+        return window, clip if window.centre_crop is None else window.centre_crop.cut(clip)
 
 
 def collate(read: list[Read]) -> ClipBatch:

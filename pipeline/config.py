@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from pipeline.settings import Section
 
@@ -18,6 +18,8 @@ Thresholds = Annotated[tuple[Probability, Probability, Probability], Field(stric
 class DetectSettings(Section):
     """How faces are found in sampled frames (MTCNN)."""
 
+    max_frames: int | None = Field(None, ge=1)
+    """Only the first n frames of a video are looked at, as if it ended there; the rest isn't decoded. null: all."""
     every_n_frames: int = Field(10, ge=1)
     """Every n-th frame is searched, and the last one; boxes in between are interpolated."""
     whole_frame_every: int = Field(3, ge=1)
@@ -67,8 +69,8 @@ class CropSettings(Section):
     """union: one static square a segment, around all its boxes. follow: a square of fixed size that moves along."""
     size: int = Field(256, ge=16, le=2048)
     """Side of the stored frames, pixels."""
-    margin: float = Field(0.1, ge=0.0, le=4.0)
-    """union: added on each side, as a share of the union box's longer side."""
+    margin: float = Field(0.1, gt=-0.5, le=4.0)
+    """union: added on each side, as a share of the union box's longer side; below 0 as much is cut off."""
     follow_scale: float = Field(1.2, gt=0.0, le=8.0)
     """follow: side of the square over the percentile of the box sides."""
     follow_percentile: float = Field(90.0, ge=0.0, le=100.0)
@@ -119,12 +121,24 @@ class ExtractSettings(Section):
 class Settings(Section):
     """Everything of ``params.yaml`` that the extraction reads."""
 
-    detect: DetectSettings = DetectSettings()
     track: TrackSettings = TrackSettings()
+    # After the tracks, since it is checked against them: a check sees the sections above its own.
+    detect: DetectSettings = DetectSettings()
     crop: CropSettings = CropSettings()
     pair: PairSettings = PairSettings()
     store: StoreSettings = StoreSettings()
     extract: ExtractSettings = ExtractSettings()
+
+    @field_validator("detect")
+    @classmethod
+    def _allow_for_tracks(cls, detect: DetectSettings, info: ValidationInfo) -> DetectSettings:
+        track = info.data.get("track")  # Missing where it has a mistake of its own.
+        if track is not None and detect.max_frames is not None and detect.max_frames < track.min_frames:
+            raise ValueError(
+                f"no track can be long enough, since max_frames, {detect.max_frames}, is below track.min_frames, "
+                f"{track.min_frames}; look at more frames, or keep shorter tracks"
+            )
+        return detect
 
     def results_settings(self) -> dict[str, Any]:
         """What decides a store's contents, as JSON types; two stores that agree in it were made alike."""

@@ -10,11 +10,12 @@ from pipeline.types import Float32Array, UInt8Array
 
 
 def union_squares(boxes_xyxy: Float32Array, margin: float) -> Float32Array:
-    """One static square around all boxes, so that the motion of the head stays in the clip.
+    """One static square about all boxes, so that the motion of the head stays in the clip.
 
     Args:
         boxes_xyxy: float32 (T, 4), source pixels.
-        margin: added on each side, as a share of the longer side of the union.
+        margin: added on each side, as a share of the longer side of the union; above -0.5. Where a network is shown the
+            middle m pixels of pictures that were resized to n, the same region is cut out with (m / n - 1) / 2.
 
     Returns:
         float32 (T, 4), the same whole-pixel square T times; it may reach beyond the frame.

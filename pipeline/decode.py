@@ -119,15 +119,19 @@ class VideoReader:
     Args:
         path: A local file; never taken for a URL, a protocol or a pattern of file names.
         num_threads: Of the decoder; None leaves the choice to OpenCV, which takes one for each core.
+        max_frames: The pass ends before the frame of this index, as if the video did; None: at its end.
 
     Raises:
         VideoDecodeError: there is no such file, it is not a video, or OpenCV can't decode it.
     """
 
-    def __init__(self, path: str, num_threads: int | None = None) -> None:
+    def __init__(self, path: str, num_threads: int | None = None, max_frames: int | None = None) -> None:
         self.path = path
+        self.max_frames = max_frames
         self.num_frames_decoded = 0
         """Frames that the decoder gave so far, wanted or not."""
+        self.last_index = -1
+        """Index of the newest frame that decoded; -1 before the first, the last frame of all after the pass."""
         self.seconds = 0.0
         """Time spent decoding and converting so far."""
         _check_file(path)
@@ -163,11 +167,6 @@ class VideoReader:
         self._capture.release()
 
     @property
-    def last_index(self) -> int:
-        """Index of the newest frame that decoded; -1 before the first, the video's last frame after the pass."""
-        return self._clock.index
-
-    @property
     def failed_frames(self) -> tuple[int, ...]:
         """Indices known to be missing so far, ascending: the frame failed to decode or, where wanted, to convert.
 
@@ -195,7 +194,7 @@ class VideoReader:
         return self._frames(wanted)
 
     def sampled(self, every: int) -> Generator[Frame, None, None]:
-        """The frames whose index is a multiple of ``every``, and the last frame of the video.
+        """The frames whose index is a multiple of ``every``, and the last frame of the pass.
 
         Which frame is the last is known only when the decoder has dropped it. So the frames around the end that the
         header promises are converted in advance; where the promise was wrong by more than ``HEADER_MARGIN`` frames
@@ -205,6 +204,8 @@ class VideoReader:
             raise ValueError(f"every={every}: no frame would be sampled; use 1 for all frames, 10 for every tenth")
         promised = self.info.num_frames_from_header
         near_end = math.inf if promised is None else promised - 1 - HEADER_MARGIN
+        if self.max_frames is not None:
+            near_end = min(near_end, self.max_frames - 1)
         newest = None
         for frame in self.frames(lambda index: index % every == 0 or index >= near_end):
             newest = frame
@@ -219,7 +220,7 @@ class VideoReader:
             yield from self._again(last)
 
     def _again(self, index: int) -> Iterator[Frame]:
-        with VideoReader(self.path, self._num_threads) as reader:
+        with VideoReader(self.path, self._num_threads, self.max_frames) as reader:
             frame = next(reader.frames(lambda i: i == index), None)
             self.seconds += reader.seconds
         if frame is not None:
@@ -227,11 +228,14 @@ class VideoReader:
 
     def _frames(self, wanted: Callable[[int], bool] | None) -> Generator[Frame, None, None]:
         num_wanted = num_converted = 0
-        while self._grab():
-            self.num_frames_decoded += 1
-            previous = self._clock.index
+        end = math.inf if self.max_frames is None else self.max_frames
+        while self.last_index + 1 < end and self._grab():
             index, seconds = self._clock.tick(self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
-            self._failed_frames.extend(range(previous + 1, index))
+            self._failed_frames.extend(range(self.last_index + 1, int(min(index, end))))
+            if index >= end:
+                break
+            self.last_index = index
+            self.num_frames_decoded += 1
             if wanted is not None and not wanted(index):
                 continue
             num_wanted += 1
@@ -260,6 +264,12 @@ class VideoReader:
             return call()
         finally:
             self.seconds += perf_counter() - start
+
+
+def num_frames_expected(info: VideoInfo, max_frames: int | None) -> int | None:
+    """How many frames a pass of at most ``max_frames`` gives, if the header is right; None where it doesn't say."""
+    promised = info.num_frames_from_header
+    return promised if promised is None or max_frames is None else min(promised, max_frames)
 
 
 def to_bgr(picture: UInt8Array) -> UInt8Array:

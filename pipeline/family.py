@@ -121,7 +121,7 @@ class _Together:
             thread = stack.enter_context(ThreadPoolExecutor(1, "decode")) if self._num_threads > 1 else None
 
             def opened(ref: VideoRef) -> Follower:
-                reader = stack.enter_context(VideoReader(ref.path, DECODER_THREADS))
+                reader = stack.enter_context(VideoReader(ref.path, DECODER_THREADS, self._original.max_frames))
                 return Follower(ref, reader, self._original, self._writer, thread)
 
             tried = [self._try(ref, lambda ref=ref: opened(ref)) for ref in refs]  # type: ignore[misc]
@@ -143,7 +143,7 @@ class _Together:
         search = original.search
         cutter = own_cutter(original.ref, search.info, self._writer, original.settings)
         cutter.expect(search.tracks.tracks)
-        with VideoReader(original.ref.path, DECODER_THREADS) as reader:
+        with VideoReader(original.ref.path, DECODER_THREADS, original.max_frames) as reader:
             references: list[Reference] = []
             for frame in reader.frames(original.is_wanted):
                 if is_to_store:

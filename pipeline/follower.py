@@ -16,7 +16,7 @@ from pipeline.compare import Cells
 from pipeline.config import Settings
 from pipeline.crop import crop_square, crop_squares
 from pipeline.cutter import Cutter, wanted_frames
-from pipeline.decode import VideoReader
+from pipeline.decode import VideoReader, num_frames_expected
 from pipeline.frame import Frame
 from pipeline.search import Search
 from pipeline.types import BoolArray, Float32Array, Track, UInt8Array, VideoRef
@@ -58,6 +58,7 @@ class SearchedOriginal:
         self._tracks = search.tracks.tracks
         self._squares = [crop_squares(track.boxes_xyxy, settings.crop) for track in self._tracks]
         self.wanted: BoolArray = wanted_frames(self._tracks)
+        self.max_frames = settings.detect.max_frames
         self.face_pixels = min(_smallest_side(track) for track in self._tracks)
         self.cell_pixels = compare.cell_pixels(search.info.width, search.info.height, self.face_pixels)
 
@@ -139,7 +140,7 @@ class Follower:
                 f"it has frames of {reader.info.width} x {reader.info.height} pixels, its original of "
                 f"{search.info.width} x {search.info.height}"
             )
-        ours, theirs = reader.info.num_frames_from_header, search.info.num_frames_from_header
+        ours, theirs = (num_frames_expected(info, original.max_frames) for info in (reader.info, search.info))
         if ours is not None and theirs is not None:
             # Before anything of it is stored; that headers tell the truth is seen at the end.
             _check_length(ours - theirs, settings)

@@ -30,11 +30,13 @@ class Search:
     rung: Rung
     num_frames_decoded: int
     last_index: int
-    """Of the video's last frame, counting those that failed to decode."""
+    """Of the last frame that was looked at, counting those that failed to decode."""
     failed_frames: tuple[int, ...]
     decode_seconds: float
     detect_seconds: float
     remarks: list[str]
+    max_frames: int | None = None
+    """Of the video, that were looked at: ``detect.max_frames``."""
 
 
 class Watcher(Protocol):
@@ -59,7 +61,7 @@ def find_faces(path: str, detector: FaceDetector, settings: Settings, watcher: W
     searches: list[Search] = []
     decode_seconds = detect_seconds = 0.0
     for step in itertools.count():
-        with VideoReader(path, detector.num_threads) as reader:
+        with VideoReader(path, detector.num_threads, settings.detect.max_frames) as reader:
             ladder = retry_ladder(settings.detect, reader.info.width, reader.info.height)
             search = _search(reader, ladder[step], detector, settings, watcher)
         decode_seconds += search.decode_seconds
@@ -108,6 +110,7 @@ def _search(
         reader.seconds,
         detect_seconds,
         [f"memory ran out: searched at scale {scale:.3g}"] if scale < rung.scale else [],
+        reader.max_frames,
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pipeline.config import Settings
 from pipeline.cutter import Cutter
-from pipeline.decode import VideoDecodeError, VideoReader
+from pipeline.decode import VideoDecodeError, VideoReader, num_frames_expected
 from pipeline.detect import FaceDetector
 from pipeline.schema import StoredTrack
 from pipeline.search import Search, find_faces
@@ -84,7 +84,7 @@ def process_video(
             needed = cutting.finish(search.tracks)
             decoding = Reading(search.num_frames_decoded, frozenset(search.failed_frames), search.decode_seconds)
             if needed.any():
-                with VideoReader(ref.path, detector.num_threads) as reader:
+                with VideoReader(ref.path, detector.num_threads, settings.detect.max_frames) as reader:
                     for frame in reader.frames(lambda index: index < len(needed) and bool(needed[index])):
                         cutting.take(frame)
                         if frame.index + 1 == len(needed):
@@ -173,8 +173,13 @@ def outcome(
 def _remarks(search: Search, reading: Reading) -> Iterable[str]:
     """What is worth knowing of a video that could be read."""
     yield from search.remarks
-    promised, failed = search.info.num_frames_from_header, sorted(reading.failed_frames)
-    if promised is not None and promised != reading.num_frames_decoded:
-        yield f"decoded {reading.num_frames_decoded} frames, the header promises {promised}"
+    promised, decoded = search.info.num_frames_from_header, reading.num_frames_decoded
+    expected, failed = num_frames_expected(search.info, search.max_frames), sorted(reading.failed_frames)
+    if expected is not None and expected != decoded:
+        yield (
+            f"decoded {decoded} frames, the header promises {promised}"
+            if expected == promised
+            else f"decoded {decoded} of the first {expected} frames"
+        )
     if failed:
         yield f"{len(failed)} frames failed to decode, first {', '.join(map(str, failed[:5]))}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ import pytest
 
 from pipeline.config import Settings
 from pipeline.settings import SECTIONS, ConfigError, load_settings, parse_settings
+from pipeline.writer import StoreMismatchError, check_settings, create_or_resume
 
 PARAMS = Path(__file__).resolve().parents[1] / "params.yaml"
 
 CHANGES: dict[str, dict[str, Any]] = {
     "detect": {
+        "max_frames": 100,
         "every_n_frames": 5,
         "whole_frame_every": 1,
         "long_side_pixels": 640,
@@ -73,12 +76,14 @@ def test_an_unknown_section_is_named_beside_all_sections_of_all_stages() -> None
         ("detect", "every_n_frames", True, "valid integer"),
         ("detect", "retry_scale", True, "valid number"),
         ("detect", "every_n_frames", 0, "greater than or equal to 1"),
+        ("detect", "max_frames", 0, "greater than or equal to 1"),
         ("detect", "batch_megapixels", 0, "greater than 0"),
         ("detect", "batch_megapixels", float("nan"), "finite number"),
         ("detect", "pyramid_factor", 1.0, "less than 0.95"),
         ("detect", "retry_scale", 8, "less than or equal to 4"),
         ("detect", "thresholds", 0.7, "valid tuple"),
         ("track", "min_iou", -0.1, "greater than or equal to 0"),
+        ("crop", "margin", -0.5, "greater than -0.5"),
         ("crop", "mode", "onion", "'union' or 'follow'"),
         ("store", "codec", "jpeg", "'none', 'lz4' or 'zstd'"),
     ],
@@ -119,6 +124,14 @@ def test_shards_must_be_whole_chunks() -> None:
     assert "shard_frames must be a multiple of chunk_frames; got 100 and 8" in message_of(
         {"store": {"chunk_frames": 8, "shard_frames": 100}}
     )
+
+
+def test_so_few_frames_that_no_track_is_long_enough_are_an_error() -> None:
+    message = message_of({"detect": {"max_frames": 29}})
+    assert "no track can be long enough, since max_frames, 29, is below track.min_frames, 30; " in message
+    shorter = {"detect": {"max_frames": 29}, "track": {"min_frames": 29}}
+    assert parse_settings(shorter, "params.yaml", Settings).detect.max_frames == 29
+    assert "no track can be" not in message_of({"detect": {"max_frames": 29}, "track": {"min_frames": "few"}})
 
 
 def test_sections_of_other_stages_are_none_of_our_business() -> None:
@@ -188,6 +201,17 @@ def test_how_work_is_cut_up_does_not_change_the_fingerprint() -> None:
 def test_a_default_that_is_spelled_out_does_not_change_the_fingerprint() -> None:
     spelled_out = parse_settings({"detect": {"retry_scale": 2, "thresholds": [0.7, 0.8, 0.9]}}, "params.yaml", Settings)
     assert spelled_out.fingerprint() == Settings().fingerprint()
+
+
+def test_a_store_made_before_a_setting_was_there_is_extended_where_that_is_off(tmp_path: Path) -> None:
+    files = create_or_resume(str(tmp_path / "store"), Settings())
+    manifest = json.loads(files.read("store.json"))
+    assert manifest["settings"]["detect"].pop("max_frames") is None
+    files.write("store.json", json.dumps(manifest | {"fingerprint": "0123456789abcdef"}).encode())
+    assert check_settings(str(tmp_path / "store"), Settings())
+    limited = Settings.model_validate({"detect": {"max_frames": 100}})
+    with pytest.raises(StoreMismatchError, match=r"\(detect\.max_frames: store null, now 100\)"):
+        check_settings(str(tmp_path / "store"), limited)
 
 
 def test_the_params_yaml_of_the_project_holds_the_defaults() -> None:

@@ -62,6 +62,32 @@ def test_the_union_square_is_static_and_holds_every_box_with_its_margin(boxes: F
 
 
 @settings(deadline=None, max_examples=80)
+@given(moving_boxes(), st.floats(-0.49, 0))
+def test_below_a_margin_of_0_the_same_middle_is_cut_closer(boxes: Float32Array, margin: float) -> None:
+    whole, closer = union_squares(boxes, 0.0)[0], union_squares(boxes, margin)[0]
+    longest = float((boxes[:, 2:].max(axis=0) - boxes[:, :2].min(axis=0)).max())
+    side = float(closer[2] - closer[0])
+    assert longest * (1 + 2 * margin) <= side + 1e-3
+    assert side <= longest * (1 + 2 * margin) + 1.001
+    np.testing.assert_allclose(closer[:2] + closer[2:], whole[:2] + whole[2:], atol=2.001)
+
+
+@pytest.mark.parametrize("box", [(40, 20, 168, 110), (50, 12, 146, 100), (-24, 30, 72, 122)])
+def test_the_middle_224_of_256_pixels_are_a_margin_of_minus_a_sixteenth(box: tuple[int, int, int, int]) -> None:
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    smooth = 128 + 60 * np.sin(x / 9) + 60 * np.cos(y / 7)
+    picture = np.stack([smooth, 255 - smooth, smooth / 2], axis=-1).astype(np.uint8)
+    boxes = np.array([box], np.float32)
+    resized = crop_square(picture, union_squares(boxes, 0.0)[0], 256)
+    directly = crop_square(picture, union_squares(boxes, (224 / 256 - 1) / 2)[0], 224)
+    difference = np.abs(resized[16:240, 16:240].astype(int) - directly)
+    assert difference.mean() < 0.1
+    assert difference.max() <= 4
+    elsewhere = np.abs(resized[16:240, 18:242].astype(int) - directly)
+    assert elsewhere.mean() > 20 * difference.mean()
+
+
+@settings(deadline=None, max_examples=80)
 @given(moving_boxes(), st.floats(0.5, 2), st.floats(0, 100), st.integers(16, 300))
 def test_the_follow_square_keeps_its_size_and_its_centre_on_the_face(
     boxes: Float32Array, scale: float, percentile: float, size: int

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import decode
-from pipeline.decode import FrameClock, VideoDecodeError, VideoReader, to_bgr
+from pipeline.decode import FrameClock, VideoDecodeError, VideoReader, num_frames_expected, to_bgr
 from pipeline.frame import Frame
 from pipeline.types import UInt8Array
 from tests.videos import drop_packets, moving_square, read_index_code, write_video
@@ -248,6 +248,66 @@ def test_a_truncated_file_gives_what_decodes_and_its_last_frame(tmp_path: Path, 
         sampled = list(reader.sampled(1000))
     assert indices(sampled) == [0, everything[-1].index]
     assert np.array_equal(sampled[-1].rgb, everything[-1].rgb)
+
+
+# --- the first frames only
+
+
+@pytest.mark.parametrize("max_frames", [1, 2, 20, 39, 40, 41, 1000])
+def test_a_pass_ends_after_so_many_frames(square_mp4: Path, max_frames: int) -> None:
+    with VideoReader(str(square_mp4), max_frames=max_frames) as reader:
+        frames = list(reader.frames())
+    num_frames = min(40, max_frames)
+    assert indices(frames) == codes(frames) == list(range(num_frames))
+    assert (reader.num_frames_decoded, reader.last_index, reader.failed_frames) == (num_frames, num_frames - 1, ())
+    assert num_frames_expected(reader.info, max_frames) == num_frames
+    assert num_frames_expected(reader.info, None) == reader.info.num_frames_from_header == 40
+
+
+def test_the_frames_after_that_are_not_decoded(square_mp4: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grabbed: list[VideoReader] = []
+    grab = VideoReader._grab
+
+    def counted(reader: VideoReader) -> bool:
+        grabbed.append(reader)
+        return grab(reader)
+
+    monkeypatch.setattr(VideoReader, "_grab", counted)
+    with VideoReader(str(square_mp4), max_frames=7) as reader:
+        assert indices(reader.sampled(5)) == [0, 5, 6]
+    assert grabbed == [reader] * 7, "nor is the file opened again for the last of them"
+
+
+@pytest.mark.parametrize("promised", [0, 5, 1000])
+@pytest.mark.parametrize(
+    ("max_frames", "expected"), [(25, [0, 10, 20, 24]), (31, [0, 10, 20, 30]), (90, [0, 10, 20, 30, 39])]
+)
+def test_sampled_takes_the_last_of_the_first_frames_for_the_last_one_whatever_the_header_says(
+    tmp_path: Path, promised: int, max_frames: int, expected: list[int]
+) -> None:
+    path = write_video(tmp_path / "v.avi", moving_square(40), codec="mjpeg", pix_fmt="yuvj420p")
+    data = bytearray(path.read_bytes())
+    length_field = data.index(b"strh") + 8 + 32
+    data[length_field : length_field + 4] = promised.to_bytes(4, "little")
+    path.write_bytes(data)
+    with VideoReader(str(path), max_frames=max_frames) as reader:
+        sampled = list(reader.sampled(10))
+    assert indices(sampled) == codes(sampled) == expected
+
+
+@pytest.mark.parametrize(
+    ("max_frames", "failed", "last"),
+    [(10, (), 9), (11, (10,), 9), (12, (10, 11), 9), (13, (10, 11), 12), (21, (10, 11, 20), 19)],
+)
+def test_frames_lost_about_the_end_of_a_pass_are_told_up_to_there(
+    tmp_path: Path, max_frames: int, failed: tuple[int, ...], last: int
+) -> None:
+    whole = write_video(tmp_path / "w.avi", moving_square(40), codec="mjpeg", pix_fmt="yuvj420p")
+    with VideoReader(str(drop_packets(whole, tmp_path / "d.avi", [10, 11, 20])), max_frames=max_frames) as reader:
+        frames = list(reader.frames())
+    assert indices(frames) == codes(frames) == [i for i in range(max_frames) if i not in failed]
+    assert (reader.failed_frames, reader.last_index) == (failed, last)
+    assert reader.num_frames_decoded == max_frames - len(failed)
 
 
 # --- damage

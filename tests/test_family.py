@@ -16,7 +16,7 @@ import pytest
 import pipeline.family
 from pipeline import compare
 from pipeline.agreement import Agreement
-from pipeline.config import ExtractSettings, PairSettings
+from pipeline.config import DetectSettings, ExtractSettings, PairSettings
 from pipeline.crop import crop_square, sharpness
 from pipeline.cutter import Cutter
 from pipeline.decode import VideoDecodeError, VideoReader
@@ -283,6 +283,19 @@ def test_a_few_frames_more_or_less_are_no_objection(folder: Path, tmp_path: Path
         assert row["pair_id"] == whole["pair_id"]
 
 
+def test_of_a_limited_number_of_frames_all_of_a_family_end_there(folder: Path, tmp_path: Path) -> None:
+    original, fakes, sources = family(folder, "left.mp4")
+    longer = ref(video(tmp_path / "longer.mp4", fake_frames(NUM_FRAMES + 30)), "original.mp4")
+    limited = SETTINGS.model_copy(update={"detect": DetectSettings(max_frames=34)})
+    done = process(tmp_path / "store", [original, *fakes, longer], sources=sources, settings=limited)
+    # Thirty frames more are no objection either: nobody looks at them.
+    assert done.paired == {"left.mp4", "longer.mp4"}
+    for name, row in done.videos.items():
+        assert (row["num_frames_decoded"], row["message"]) == (34, None)
+        assert [(track["frame_start"], track["frame_stop"]) for track in done.tracks[name]] == [(0, 34)] * 2
+        assert np.flatnonzero(done.tracks[name][0]["observed"]).tolist() == [0, 10, 20, 30, 33]
+
+
 @pytest.mark.parametrize("who", ["fake", "original"])
 def test_frames_lost_in_either_video_are_a_gap_and_what_is_left_stays_aligned(tmp_path: Path, who: str) -> None:
     whole = {
@@ -378,9 +391,9 @@ class Unreliable:
         self.at_frame = at_frame
         self.error = error
 
-    def __call__(self, path: str, num_threads: int | None) -> VideoReader:
+    def __call__(self, path: str, num_threads: int | None, max_frames: int | None) -> VideoReader:
         if path != self.bad_path:
-            return VideoReader(path, num_threads)
+            return VideoReader(path, num_threads, max_frames)
         if self.at_frame is None:
             raise self.error
         return FailingReader(path, num_threads, self.at_frame, self.error)
@@ -597,9 +610,11 @@ def test_the_video_told_last_is_the_one_whose_file_is_read(
         num_grabs[self.path] = num_grabs.get(self.path, 0) + 1
         return grabbed
 
-    def watched_open(self: VideoReader, path: str, num_threads: int | None = None) -> None:
+    def watched_open(
+        self: VideoReader, path: str, num_threads: int | None = None, max_frames: int | None = None
+    ) -> None:
         blame(path, "open")
-        opened(self, path, num_threads)
+        opened(self, path, num_threads, max_frames)
         blame(path, "opened")
 
     monkeypatch.setattr(VideoReader, "_grab", watched_grab)

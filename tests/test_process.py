@@ -16,7 +16,7 @@ import torch
 from threadpoolctl import threadpool_info
 
 import pipeline.cutter
-from pipeline.config import CropSettings, Settings, TrackSettings
+from pipeline.config import CropSettings, DetectSettings, Settings, TrackSettings
 from pipeline.crop import crop_square
 from pipeline.detect import FaceDetector
 from pipeline.files import StoreFiles
@@ -138,6 +138,30 @@ def test_two_people_are_two_faces_and_their_crops_dont_meet(tmp_path: Path, extr
     assert first[2] < second[0]
     rows = sorted((row["row_start"], row["row_stop"]) for row in done.store.tracks.to_pylist())
     assert rows == [(0, 64), (64, 128)]
+
+
+def test_only_so_many_frames_are_looked_at_and_the_rest_is_no_remark(
+    tmp_path: Path, extract: Callable[..., Extracted]
+) -> None:
+    video = face_video(tmp_path / "one.mp4", 64)
+    done = extract(video, settings=SETTINGS.model_copy(update={"detect": DetectSettings(max_frames=36)}))
+
+    assert done.ranges == [(0, 0, 0, 36)]
+    row = done.store.tracks.to_pylist()[0]
+    assert np.flatnonzero(row["observed"]).tolist() == [0, 10, 20, 30, 35], "the last of them is searched"
+    outcome = done.outcomes[0]
+    assert (outcome.num_frames_from_header, outcome.num_frames_decoded, outcome.message) == (64, 36, None)
+
+
+def test_frames_that_fail_among_the_first_ones_are_told(tmp_path: Path, extract: Callable[..., Extracted]) -> None:
+    whole = face_video(tmp_path / "whole.mkv", 84, [Face(speed=(0.3, 0.2))])
+    lost = drop_packets(whole, tmp_path / "lost.mkv", [44, 45, 70])
+    done = extract(lost, settings=SETTINGS.model_copy(update={"detect": DetectSettings(max_frames=60)}))
+
+    outcome = done.outcomes[0]
+    assert (outcome.num_frames_decoded, outcome.num_frames_failed) == (58, 2)
+    assert outcome.message == "decoded 58 of the first 60 frames; 2 frames failed to decode, first 44, 45"
+    assert done.ranges == [(0, 0, 0, 44)]
 
 
 def test_a_video_without_a_face_is_no_face_after_the_whole_ladder(

@@ -168,9 +168,9 @@ class Extract:
             free_at_begin.append(arena.num_free_bytes)
             return arena
 
-        def opened(path: str, num_threads: int | None = None) -> VideoReader:
+        def opened(path: str, num_threads: int | None = None, max_frames: int | None = None) -> VideoReader:
             openings.append(path)
-            return VideoReader(path, num_threads)
+            return VideoReader(path, num_threads, max_frames)
 
         append = PartitionWriter.append
 
@@ -252,6 +252,41 @@ def test_a_cast_has_all_its_segments(noise: Path, extract: Extract) -> None:
     of_one = [(0, 30), (30, 60), (60, 77), (77, 95)]
     assert done.ranges == [(face, i, *frames) for face in (0, 1) for i, frames in enumerate(of_one)]
     assert list(verify_store(done.store)) == []
+
+
+@pytest.mark.parametrize("settings", [with_crop("union"), with_crop("follow")], ids=["union", "follow"])
+@pytest.mark.parametrize("num_bytes", [0, ROOMY])
+def test_of_a_limited_number_of_frames_the_rest_is_as_if_it_were_not_there(
+    tmp_path: Path, noise: Path, extract: Extract, settings: Settings, num_bytes: int
+) -> None:
+    detector = ActedDetector(CASTS["two"])
+    detect = settings.detect.model_copy(update={"max_frames": 73})
+    limited = settings.model_copy(update={"detect": detect})
+    done = extract(noise, num_bytes=num_bytes, detector=detector, settings=limited)
+    assert done.ranges == [
+        (face, i, *frames) for face in (0, 1) for i, frames in enumerate([(0, 30), (30, 60), (60, 73)])
+    ]
+    row = done.store.videos.to_pylist()[0]
+    assert (row["num_frames_decoded"], row["num_frames_failed"], row["message"]) == (73, 0, None)
+
+    with VideoReader(str(noise)) as reader:
+        short = write_video(
+            tmp_path / "short.mkv", (frame.rgb for frame in reader.frames(lambda index: index < 73)), codec="ffv1",
+            pix_fmt="bgr0",
+        )  # fmt: skip
+    whole = extract(short, num_bytes=num_bytes, detector=ActedDetector(CASTS["two"]), settings=settings)
+    for ours, theirs in zip(done.store.tracks.to_pylist(), whole.store.tracks.to_pylist(), strict=True):
+        assert ours["checksum"] == theirs["checksum"]
+        assert ours["boxes_xyxy"] == theirs["boxes_xyxy"]
+
+
+def test_a_square_may_be_cut_closer_than_the_boxes_whatever_is_kept(noise: Path, extract: Extract) -> None:
+    settings = SETTINGS.model_copy(update={"crop": CropSettings(size=32, margin=-0.3)})
+    digests = {
+        extract(noise, num_bytes=num_bytes, detector=ActedDetector(CASTS["two"]), settings=settings).digest
+        for num_bytes in (0, 6 * FRAME_BYTES, ROOMY)
+    }
+    assert len(digests) == 1
 
 
 @pytest.mark.parametrize("num_frames_kept", [0, 4, 40])

@@ -104,6 +104,23 @@ def test_clips_come_as_the_store_has_them_and_what_is_damaged_says_so(tmp_path: 
     assert "can't be read" in reason
 
 
+@pytest.mark.parametrize(
+    ("up_to", "input_size", "shown"),
+    [(1.0, 14, 16), (1.2, 14, 14), (1.1, 14, 16), (1.2, 16, 16), (1.2, 64, 16), (1.34, 12, 12), (1.2, 13, 13)],
+)
+def test_frames_little_larger_than_the_input_are_cut_to_it(
+    tmp_path: Path, up_to: float, input_size: int, shown: int
+) -> None:
+    store = small_store(tmp_path / "store")
+    tracks = sort_tracks(store.read_table("tracks", COLUMNS))
+    settings = PredictSettings(max_frames=8, centre_crop_up_to=up_to)
+    windows = plan_windows([19], ModelSpec("tiny", input_size, 8, 1, (0, 0, 0), (1, 1, 1), {}), settings)
+    ((_, clip),) = [TrackClips(store, tracks, 1)[window] for window in windows]
+    edge = (16 - shown) // 2
+    stored = store.frames(tracks.slice(0, 1).to_pylist()[0], 0, 8)
+    np.testing.assert_array_equal(clip, stored[:, edge : edge + shown, edge : edge + shown])
+
+
 def test_a_batch_of_nothing_but_damage_is_a_batch(tmp_path: Path) -> None:
     store = small_store(tmp_path / "store")
     for path in shard_files(store.url):
