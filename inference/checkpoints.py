@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import InputError
+from pipeline.nearest import did_you_mean
 from training.checkpoint import CheckpointInfo, read_info
 
 BEST = "best.safetensors"
@@ -46,7 +47,7 @@ def find_checkpoints(given: Sequence[str], runs: Sequence[str] = ()) -> list[Pat
         if missing := [name for name in runs if name not in there]:
             raise InputError(
                 f"{path} has no finished epoch of the run {', '.join(missing)}; its runs with a {BEST}: "
-                f"{', '.join(there) or 'none'}"
+                f"{', '.join(there) or 'none'}{did_you_mean(missing[0], there)}"
             )
         if not there:
             raise InputError(f"{path} is a folder without checkpoints; give RUN_DIR, or a folder with RUN_DIR/{BEST}")

@@ -38,7 +38,7 @@ from inference.metrics import (
 from inference.plots import plot_histogram, plot_precision_recall, plot_reliability, plot_roc
 from inference.scores import ScoresInfo, read_scores
 from inference.summary import FOLDER_COLUMNS, Row, summary
-from pipeline.cli import debug_option, params_option, plain_errors, printable
+from pipeline.cli import FILE, FOLDER, debug_option, params_option, plain_errors, printable
 from pipeline.files import StoreFiles, write_file
 from pipeline.settings import load_settings
 from pipeline.store import FaceStore
@@ -234,8 +234,8 @@ def _finite(value: Any) -> Any:
 
 
 @click.command()
-@click.argument("scores")
-@click.argument("store")
+@click.argument("scores", type=FILE)
+@click.argument("store", type=FOLDER)
 @click.argument("out_dir", type=click.Path(file_okay=False))
 @params_option
 @debug_option
@@ -248,8 +248,8 @@ def main(scores: str, store: str, out_dir: str, params: str | None, debug: bool)
             errors.csv             every video, those that cost most first
             by_folder.csv          a row a folder: in many data sets that is a manipulation
             roc.csv, precision_recall.csv, reliability.csv, histogram.csv, and a .png of each
-    Example:   python -m inference.evaluate results/scores.parquet data/store results/evaluation
-    Exit code: 0 done, 1 the disk is full or the like, 2 bad usage, such as scores of another store.
+    Example:   python -m inference.evaluate results/validation/scores.parquet data/store results/evaluation
+    Exit code: 0 done, 1 the run failed (disk full), 2 bad usage, such as scores of another store, 130 interrupted.
     """
     with plain_errors(debug):
         evaluate(scores, store, out_dir, load_settings(params, Settings))

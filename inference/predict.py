@@ -23,6 +23,8 @@ from inference.submission import Submission, make_submission, read_sample_submis
 from inference.windows import ScoringWindow, TrackClips, open_loader, plan_batches, plan_windows
 from pipeline.cli import (
     EXIT_INTERRUPTED,
+    FILE,
+    FOLDER,
     ask_for_interrupts,
     debug_option,
     device_option,
@@ -289,11 +291,13 @@ def submit(
 
 
 @click.command()
-@click.argument("store")
-@click.argument("checkpoints", metavar="CHECKPOINT...", nargs=-1, required=True)
+@click.argument("store", type=FOLDER)
+@click.argument("checkpoints", type=FILE, metavar="CHECKPOINT...", nargs=-1, required=True)
 @click.option("--out", required=True, type=click.Path(dir_okay=False), help="Scores of every window, parquet.")
 @click.option("--submission", type=click.Path(dir_okay=False), help="One score a video, CSV.")
-@click.option("--sample-submission", metavar="FILE", help="Whose rows the submission has. Default: all videos.")
+@click.option(
+    "--sample-submission", type=FILE, metavar="FILE", help="Whose rows the submission has. Default: all videos."
+)
 @click.option("--held-out", is_flag=True, help="Only the videos that no CHECKPOINT was trained on.")
 @click.option("--run", "runs", multiple=True, metavar="NAME", help="Of a folder of runs, only these; repeatable.")
 @click.option("--allow-mismatch", is_flag=True, help="Score clips that were cut out otherwise than in training.")
@@ -331,7 +335,7 @@ def main(
     \b
     Example:   python -m inference.predict data/store runs/mc3_18 runs/r2plus1d_18 --held-out \\
                    --out results/scores.parquet --submission results/submission.csv
-    Exit code: 0 done, 1 the disk is full or the like, 2 bad usage, 130 interrupted (resumable).
+    Exit code: 0 done, 1 the run failed (disk full), 2 bad usage, 130 interrupted (resumable).
     """
     with plain_errors(debug):
         settings = load_settings(params, Settings)

@@ -22,6 +22,7 @@ from inference.aggregate import VideoScores, WindowScores, combine, score_videos
 from inference.config import AggregateSettings
 from pipeline.errors import InputError
 from pipeline.files import StoreFiles, write_file
+from pipeline.nearest import did_you_mean, did_you_mean_path
 from pipeline.store import FaceStore
 from training.dataset import COLUMNS, contents_digest, sort_tracks
 
@@ -178,7 +179,7 @@ def check_weights(settings: AggregateSettings, names: Sequence[str]) -> None:
     if unknown := sorted(set(settings.weights) - set(names)):
         raise InputError(
             f"aggregate.weights names {', '.join(unknown)}, but these are scores of {', '.join(names)}; "
-            "name models as these are"
+            f"name models as these are{did_you_mean(unknown[0], names)}"
         )
 
 
@@ -217,7 +218,9 @@ def read_scores(path: str | Path) -> Scores:
         with pq.ParquetFile(path) as file:
             rows = file.read()
     except FileNotFoundError as error:
-        raise InputError(f"{path} can't be read: there is no such file; {remedy}") from error
+        raise InputError(
+            f"{path} can't be read: there is no such file; {remedy}{did_you_mean_path(str(path))}"
+        ) from error
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path} is no file of scores ({error}); {remedy}") from error
     metadata = rows.schema.metadata or {}

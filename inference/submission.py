@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from pipeline.errors import InputError
+from pipeline.nearest import did_you_mean_path
 
 COLUMNS = ("filename", "label")
 
@@ -38,7 +39,9 @@ def read_sample_submission(path: str | Path) -> list[str]:
             columns = rows.fieldnames or ()
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"the sample submission {path} can't be read ({reason}); give a CSV file") from error
+        raise InputError(
+            f"the sample submission {path} can't be read ({reason}); give a CSV file{did_you_mean_path(str(path))}"
+        ) from error
     if missing := [name for name in COLUMNS if name not in columns]:
         raise InputError(
             f"the sample submission {path} lacks the column {' and '.join(missing)}; its first line must name "

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 
 from pipeline.errors import InputError
 from pipeline.labels import LabelError, gather_facts, group_videos, is_utf8
+from pipeline.nearest import did_you_mean_path
 from pipeline.types import FAKE, REAL, VideoRef
 
 T = TypeVar("T")
@@ -243,8 +244,14 @@ def find_videos(videos: str) -> Found:
         found = _glob(videos)
     else:
         remedy = "mount the bucket, or copy the videos to a disk" if "://" in videos else "check the path"
-        raise NoVideosError(f"VIDEOS {videos!r} is neither a file nor a folder on this machine; {remedy}")
+        raise NoVideosError(
+            f"VIDEOS {videos!r} is neither a file nor a folder on this machine; {remedy}{did_you_mean_path(videos)}"
+        )
     if not found.videos:
+        if Path(videos, "store.json").is_file():
+            raise NoVideosError(
+                f"{videos!r} is a face-clip store, not a folder of videos; VIDEOS comes first, then STORE"
+            )
         notes = f" Left out: {_some(found.notes[:3], len(found.notes))}." if found.notes else ""
         raise NoVideosError(
             f"no videos in {videos!r}: nothing there is a file that ends in {', '.join(VIDEO_ENDINGS)}.{notes} "

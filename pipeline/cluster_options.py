@@ -11,7 +11,7 @@ import math
 import os
 import re
 import ssl
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from inspect import signature
 from ipaddress import ip_address
@@ -20,6 +20,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import yaml
+
+from pipeline.errors import InputError
+from pipeline.nearest import did_you_mean, did_you_mean_path
 
 LOOPBACK = "127.0.0.1"
 _JOBQUEUE = {
@@ -52,6 +55,10 @@ class ClusterError(RuntimeError):
     """The workers that were asked for can't be had, or are lost; the message says what to do."""
 
 
+class ClusterOptionsError(ClusterError, InputError):
+    """What was said about them can't be used: flags, or an options file."""
+
+
 @dataclass(frozen=True)
 class TlsFiles:
     """What proves who is who: files in PEM format."""
@@ -65,30 +72,30 @@ class TlsFiles:
 
 
 def check_tls(address: str, tls: TlsFiles | None) -> None:
-    """Raises ClusterError: the address wants files and there are none, or the other way round, or they aren't right."""
+    """Raises ClusterOptionsError: the address wants files and there are none, or the other way round, or wrong ones."""
     encrypted = address.startswith("tls://")
     if tls is None:
         if encrypted:
-            raise ClusterError(f"{address} is encrypted: give --tls-ca-file, --tls-cert and --tls-key, too")
+            raise ClusterOptionsError(f"{address} is encrypted: give --tls-ca-file, --tls-cert and --tls-key, too")
         return
     if not encrypted:
-        raise ClusterError(f"TLS files are for a scheduler at tls://host:port, not for {address}; change one")
+        raise ClusterOptionsError(f"TLS files are for a scheduler at tls://host:port, not for {address}; change one")
     for option, path in (("--tls-ca-file", tls.ca_file), ("--tls-cert", tls.cert), ("--tls-key", tls.key)):
         try:
             Path(path).read_bytes()
         except OSError as error:
-            raise ClusterError(f"{option} {path} can't be read ({error.strerror}); give another file") from None
+            raise ClusterOptionsError(f"{option} {path} can't be read ({error.strerror}); give another file") from None
     try:
         context = ssl.create_default_context(cafile=tls.ca_file)
     except ssl.SSLError as error:
-        raise ClusterError(
+        raise ClusterOptionsError(
             f"--tls-ca-file {tls.ca_file} holds no certificate in PEM format ({error}); give that of your authority"
         ) from None
     try:
         # A password, or a key that has one would be asked for at the terminal.
         context.load_cert_chain(tls.cert, tls.key, password="")
     except (ssl.SSLError, ValueError) as error:
-        raise ClusterError(
+        raise ClusterOptionsError(
             f"--tls-cert {tls.cert} and --tls-key {tls.key} are no certificate and its key, both in PEM format, "
             f"the key without a passphrase ({error}); give the two that belong together"
         ) from None
@@ -181,10 +188,11 @@ def plan_cluster(
         configured: what dask's own configuration says by a name of its, None if nothing. Batch systems are asked for.
 
     Raises:
-        ClusterError: a package is missing, or the file can't be used; the message names the key and what is allowed.
+        ClusterError: a package is missing.
+        ClusterOptionsError: the file can't be used; the message names the key and what is allowed.
     """
     if options_file is None:
-        raise ClusterError(
+        raise ClusterOptionsError(
             f"--cluster {kind} needs --cluster-options FILE, which says what to ask for (docs/cluster.md)"
         )
     package, class_name, extra = _CLUSTERS[kind]
@@ -197,7 +205,9 @@ def plan_cluster(
     document = _read_options(options_file)
     options = document.get("cluster", {})
     if not isinstance(options, dict):
-        raise ClusterError(f"{options_file}: 'cluster' is {options!r}, expected options of {class_name}, by name")
+        raise ClusterOptionsError(
+            f"{options_file}: 'cluster' is {options!r}, expected options of {class_name}, by name"
+        )
     adapt = _checked_adapt(options_file, extra, document["adapt"]) if "adapt" in document else {}
     num_workers = _checked_number(options_file, document.get("scale"), adapt, num_workers)
     if extra != "cuda":  # Its class hands on what it doesn't know to others.
@@ -221,19 +231,24 @@ def _read_options(path: str) -> dict[str, Any]:
         document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ClusterError(f"{path} can't be read ({reason}); give another file with --cluster-options") from None
+        raise ClusterOptionsError(
+            f"{path} can't be read ({reason}); give another file with --cluster-options{did_you_mean_path(path)}"
+        ) from None
     except yaml.YAMLError as error:
-        raise ClusterError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise ClusterOptionsError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict):
-        raise ClusterError(f"{path}: expected the sections 'cluster' and 'scale' or 'adapt', got {document!r}")
+        raise ClusterOptionsError(f"{path}: expected the sections 'cluster' and 'scale' or 'adapt', got {document!r}")
     _check_known(path, "", document, ("cluster", "scale", "adapt"))
     return {section: content for section, content in document.items() if content is not None}
 
 
-def _check_known(path: str, section: str, given: Mapping[Any, Any], allowed: Iterable[str]) -> None:
+def _check_known(path: str, section: str, given: Mapping[Any, Any], allowed: Collection[str]) -> None:
     if unknown := sorted(map(str, given.keys() - set(allowed))):
         names = ", ".join(f"'{section}{key}'" for key in unknown)
-        raise ClusterError(f"{path}: {names} can't be set here; allowed: {', '.join(sorted(allowed))}")
+        raise ClusterOptionsError(
+            f"{path}: {names} can't be set here; allowed: {', '.join(sorted(allowed))}"
+            f"{did_you_mean(unknown[0], allowed)}"
+        )
 
 
 def _is_count(value: object, least: int) -> bool:
@@ -242,36 +257,38 @@ def _is_count(value: object, least: int) -> bool:
 
 
 def _checked_number(path: str, scale: Any, adapt: Mapping[str, Any], num_workers: int | None) -> int:
-    """How many workers to ask for, 0 if ``adapt`` says. Raises ClusterError: said twice, or not at all."""
+    """How many workers to ask for, 0 if ``adapt`` says. Raises ClusterOptionsError: said twice, or not at all."""
     if scale is not None and not _is_count(scale, least=1):
-        raise ClusterError(f"{path}: 'scale' is {scale!r}, expected a number of workers, 1 or more")
+        raise ClusterOptionsError(f"{path}: 'scale' is {scale!r}, expected a number of workers, 1 or more")
     if adapt and (scale is not None or num_workers is not None):
         other = "'scale'" if scale is not None else "--workers"
-        raise ClusterError(f"{path}: 'adapt' chooses the number of workers, and so does {other}; leave one out")
+        raise ClusterOptionsError(f"{path}: 'adapt' chooses the number of workers, and so does {other}; leave one out")
     num_workers = scale if num_workers is None else num_workers
     if not adapt and not num_workers:
-        raise ClusterError(f"{path}: how many workers? Add 'scale: N' or 'adapt:', or give --workers N")
+        raise ClusterOptionsError(f"{path}: how many workers? Add 'scale: N' or 'adapt:', or give --workers N")
     return num_workers or 0
 
 
 def _checked_adapt(path: str, extra: str, adapt: Any) -> dict[str, Any]:
-    """Raises ClusterError: not a mapping, an unknown key, a bad number, or no upper bound."""
+    """Raises ClusterOptionsError: not a mapping, an unknown key, a bad number, or no upper bound."""
     allowed = _ADAPT_OPTIONS[extra]
     if not allowed:
-        raise ClusterError(f"{path}: 'adapt' is not for the GPUs of one machine; use 'scale: N'")
+        raise ClusterOptionsError(f"{path}: 'adapt' is not for the GPUs of one machine; use 'scale: N'")
     if not isinstance(adapt, dict):
-        raise ClusterError(f"{path}: 'adapt' is {adapt!r}, expected some of {', '.join(allowed)}")
+        raise ClusterOptionsError(f"{path}: 'adapt' is {adapt!r}, expected some of {', '.join(allowed)}")
     _check_known(path, "adapt.", adapt, allowed)
     for key, value in adapt.items():
         least = 1 if key.startswith("maximum") else 0
         if key.startswith(("minimum", "maximum")) and not _is_count(value, least):
-            raise ClusterError(f"{path}: 'adapt.{key}' is {value!r}, expected a whole number, {least} or more")
+            raise ClusterOptionsError(f"{path}: 'adapt.{key}' is {value!r}, expected a whole number, {least} or more")
     for suffix in ("", "_jobs"):
         low, high = adapt.get(f"minimum{suffix}", 0), adapt.get(f"maximum{suffix}", math.inf)
         if low > high:
-            raise ClusterError(f"{path}: 'adapt.minimum{suffix}' is {low}, more than 'adapt.maximum{suffix}', {high}")
+            raise ClusterOptionsError(
+                f"{path}: 'adapt.minimum{suffix}' is {low}, more than 'adapt.maximum{suffix}', {high}"
+            )
     if not {"maximum", "maximum_jobs"} & adapt.keys():
-        raise ClusterError(f"{path}: 'adapt' has no upper bound; add 'adapt.maximum', a number of workers")
+        raise ClusterOptionsError(f"{path}: 'adapt' has no upper bound; add 'adapt.maximum', a number of workers")
     return {"minimum": 0} | adapt
 
 
@@ -294,7 +311,7 @@ def _keys_folder(path: str, options: Mapping[str, Any]) -> str | None:
     """Jobs are encrypted where possible: their scheduler runs in this process and listens on the network."""
     encrypt = options.get("security")
     if encrypt not in (None, True, False):
-        raise ClusterError(f"{path}: 'cluster.security' is {encrypt!r}, expected true (the default) or false")
+        raise ClusterOptionsError(f"{path}: 'cluster.security' is {encrypt!r}, expected true (the default) or false")
     can_encrypt = importlib.util.find_spec("cryptography") is not None
     if encrypt and not can_encrypt:
         raise ClusterError(f"{path}: 'cluster.security: true' needs a package: pip install 'faceclips[tls]'")
@@ -302,7 +319,7 @@ def _keys_folder(path: str, options: Mapping[str, Any]) -> str | None:
         return None
     folder = os.path.expandvars(str(options["shared_temp_directory"] or Path.cwd()))
     if re.search(r"\s", folder):
-        raise ClusterError(
+        raise ClusterOptionsError(
             f"{path}: job scripts can't name {folder!r}, for its spaces; give another 'cluster.shared_temp_directory'"
         )
     return str(Path(folder).expanduser().absolute())
@@ -311,7 +328,7 @@ def _keys_folder(path: str, options: Mapping[str, Any]) -> str | None:
 def _jobqueue_keywords(path: str, options: Mapping[str, Any]) -> dict[str, Any]:
     scheduler = options["scheduler_options"] or {}
     if not isinstance(scheduler, dict):
-        raise ClusterError(f"{path}: 'cluster.scheduler_options' is {scheduler!r}, expected options by name")
+        raise ClusterOptionsError(f"{path}: 'cluster.scheduler_options' is {scheduler!r}, expected options by name")
     rest = {key: value for key, value in options.items() if key not in ("security", "shared_temp_directory")}
     # The dashboard shows paths and arguments to whoever asks.
     return rest | {"scheduler_options": {"dashboard_address": f"{LOOPBACK}:0", **scheduler}}
@@ -330,7 +347,7 @@ def _kubernetes_keywords(path: str, options: Mapping[str, Any], num_workers: int
         spec["spec"]["worker"]["replicas"] = num_workers
         _pod_command({"custom_cluster_spec": spec})
     except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError) as error:
-        raise ClusterError(
+        raise ClusterOptionsError(
             f"{path}: 'cluster.custom_cluster_spec' is no DaskCluster with spec.worker.spec.containers, nor a "
             f"file with one ({type(error).__name__}: {error})"
         ) from None

@@ -18,6 +18,10 @@ from pipeline.catalog import Videos
 from pipeline.cli import (
     EXIT_INTERRUPTED,
     EXIT_TOO_MANY_FAILURES,
+    FILE,
+    FOLDER,
+    OneGlob,
+    OneOf,
     RunFailedError,
     debug_option,
     device_option,
@@ -28,7 +32,7 @@ from pipeline.cli import (
     printable,
 )
 from pipeline.cluster import ClusterError, Engine
-from pipeline.cluster_options import KINDS, TlsFiles
+from pipeline.cluster_options import KINDS, ClusterOptionsError, TlsFiles
 from pipeline.config import Settings
 from pipeline.device import Device
 from pipeline.errors import InputError
@@ -236,11 +240,11 @@ def _check_machine_flags(machines: Machines) -> None:
         raise click.UsageError("--tls-... are for a --scheduler; other engines make their own certificates")
 
 
-@click.command()
-@click.argument("videos")
-@click.argument("store")
+@click.command(cls=OneGlob)
+@click.argument("videos", type=FILE)
+@click.argument("store", type=FOLDER)
 @params_option
-@click.option("--labels", metavar="FILE", help="Labels: DFDC's metadata.json, Celeb-DF's list, or a CSV.")
+@click.option("--labels", type=FILE, metavar="FILE", help="Labels: DFDC's metadata.json, Celeb-DF's list, or a CSV.")
 @machine_option(
     "--workers",
     type=click.IntRange(min=0),
@@ -252,16 +256,22 @@ def _check_machine_flags(machines: Machines) -> None:
 )
 @machine_option(
     "--cluster",
-    type=click.Choice(KINDS),
+    type=OneOf(KINDS),
     envvar="FACECLIPS_CLUSTER",
     help="Start workers there; docs/cluster.md has each kind.",
 )
 @machine_option(
-    "--cluster-options", metavar="FILE", envvar="FACECLIPS_CLUSTER_OPTIONS", help="How to start them: a YAML file."
+    "--cluster-options",
+    type=FILE,
+    metavar="FILE",
+    envvar="FACECLIPS_CLUSTER_OPTIONS",
+    help="How to start them: a YAML file.",
 )
-@click.option("--tls-ca-file", metavar="FILE", help="For a scheduler at tls://host:port: the authority that signed it,")
-@click.option("--tls-cert", metavar="FILE", help="this client's certificate,")
-@click.option("--tls-key", metavar="FILE", help="and its key.")
+@click.option(
+    "--tls-ca-file", type=FILE, metavar="FILE", help="For a scheduler at tls://host:port: the authority that signed it,"
+)
+@click.option("--tls-cert", type=FILE, metavar="FILE", help="this client's certificate,")
+@click.option("--tls-key", type=FILE, metavar="FILE", help="and its key.")
 @device_option
 @machine_option(
     "--video-timeout",
@@ -324,8 +334,8 @@ def main(
     command again does what is left and nothing twice.
 
     \b
-    Example:   python -m pipeline.extract videos/ store/
-    Exit code: 0 every video has a row, 1 the store can't be written or the cluster is lost, 2 bad usage,
+    Example:   python -m pipeline.extract data/sample/test data/clips --workers 2
+    Exit code: 0 every video has a row, 1 the run failed (disk full, cluster lost), 2 bad usage,
                3 more failures than --max-failures, 130 interrupted (resumable).
     """
     logging.basicConfig(level=logging.INFO if debug else logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
@@ -355,6 +365,8 @@ def main(
         except KeyboardInterrupt:
             click.echo(_interrupted(request.store), err=True)
             raise SystemExit(EXIT_INTERRUPTED) from None
+        except ClusterOptionsError:
+            raise
         except ClusterError as error:
             raise RunFailedError(str(error)) from error
         if dry_run:

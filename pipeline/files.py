@@ -19,17 +19,31 @@ from fsspec.implementations.local import LocalFileSystem
 from zarr.abc.store import Store
 from zarr.storage import FsspecStore, LocalStore
 
-from pipeline.errors import WriteError
+from pipeline.errors import InputError, WriteError
 
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK})
 
 
 class StoreFiles:
-    """The folder that a store or a run lives in. Names are relative to it, POSIX."""
+    """The folder that a store or a run lives in. Names are relative to it, POSIX.
+
+    Raises:
+        InputError: a URL of a kind that isn't known, or that needs a package.
+    """
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/") or "/"
-        self._fs, self._root = fsspec.core.url_to_fs(self.url)
+        try:
+            self._fs, self._root = fsspec.core.url_to_fs(self.url)
+        except ImportError as error:
+            raise InputError(
+                f"{url} needs a package that isn't here ({error}); "
+                "'faceclips[s3]' and 'faceclips[gcs]' bring those for s3:// and gs://"
+            ) from error
+        except ValueError as error:
+            raise InputError(
+                f"{url} can't be opened ({error}); give a folder, or a URL such as s3://bucket/store"
+            ) from error
         self.is_local = isinstance(self._fs, LocalFileSystem)
 
     def __repr__(self) -> str:

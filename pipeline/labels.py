@@ -21,6 +21,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from pipeline.errors import InputError
+from pipeline.nearest import did_you_mean_path
 from pipeline.types import FAKE, REAL
 
 _LABELS = {"REAL": REAL, "FAKE": FAKE, "0": REAL, "1": FAKE, "": None}
@@ -149,7 +150,9 @@ def read_labels(file: str, root: str) -> Entries:
     try:
         yield from reader(_LabelFile(file, root))
     except OSError as error:
-        raise LabelError(f"labels in {file!r}: can't be read ({error.strerror}); check the path") from error
+        raise LabelError(
+            f"labels in {file!r}: can't be read ({error.strerror}); check the path{did_you_mean_path(file)}"
+        ) from error
     except UnicodeDecodeError as error:
         raise LabelError(f"labels in {file!r}: is not UTF-8 text ({error}); save it as UTF-8") from error
 

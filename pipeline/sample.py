@@ -30,6 +30,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from pipeline.cli import debug_option, plain_errors
 from pipeline.encode import Mp4Writer
 from pipeline.face_swap import GRADES, FaceLayer, Flicker, Grade, GradeName, paste, self_blended_face, swapped_face
 from pipeline.sample_plan import FACES, FPS, ORIGINAL_CRF, Clip, SampleSettings, Take, plan
@@ -249,7 +250,7 @@ def make_sample(out: Path, settings: SampleSettings) -> None:
 
 
 @click.command()
-@click.argument("out", type=click.Path(path_type=Path, resolve_path=True))
+@click.argument("out", type=click.Path(path_type=Path, resolve_path=True, file_okay=False))
 @click.option(
     "--grade",
     type=click.Choice(get_args(GradeName)),
@@ -283,16 +284,24 @@ def make_sample(out: Path, settings: SampleSettings) -> None:
     help="Two more fakes of each original, made as the others but one of them shows everything a frame earlier, "
     "the other only nine tenths of the frame, enlarged.",
 )
+@debug_option
 def main(
     *, out: Path, grade: GradeName, seed: int, real: int, fake: int, seconds: float, people: int,
-    crf: tuple[int, ...], misaligned: bool,
+    crf: tuple[int, ...], misaligned: bool, debug: bool,
 ) -> None:  # fmt: skip
-    """Make a small data set of real and fake talking heads in the folder OUT."""
+    """Make a small data set of real and fake talking heads in the folder OUT, with labels. The same command again
+    does nothing.
+
+    \b
+    Example:   python -m pipeline.sample data/hard-sample --grade hard --real 6 --fake 12
+    Exit code: 0 done, 1 the run failed, 2 bad usage, 130 interrupted.
+    """
     settings = SampleSettings(grade, seed, real, fake, seconds, people, crf, misaligned)
-    if is_finished(out, settings):
-        click.echo(f"{out} already holds this sample; nothing to do")
-        return
-    make_sample(out, settings)
+    with plain_errors(debug):
+        if is_finished(out, settings):
+            click.echo(f"{out} already holds this sample; nothing to do")
+            return
+        make_sample(out, settings)
     num_videos = settings.num_videos
     click.echo(
         f"{out}: {real} real and {num_videos['train'] - real} fake ({grade}) videos in train/, "

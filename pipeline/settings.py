@@ -7,6 +7,7 @@ Only what changes results lives there. Paths are arguments; facts about machines
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import InputError
+from pipeline.nearest import did_you_mean_path, nearest
 
 SECTIONS = (
     *("data", "models", "ensemble"),
@@ -45,7 +47,7 @@ def differences(theirs: Any, ours: Any, names: tuple[str, str], prefix: str = ""
     return [] if theirs == ours else [f"{prefix[1:]}: {names[0]} {json.dumps(theirs)}, {names[1]} {json.dumps(ours)}"]
 
 
-def _allowed_keys(model: type[Section], location: tuple[int | str, ...]) -> str:
+def _allowed_keys(model: type[Section], location: tuple[int | str, ...]) -> list[str]:
     """The keys beside a bad one; beside a section, all sections there are."""
     here: type[BaseModel] = model
     for name in location[:-1]:
@@ -53,7 +55,24 @@ def _allowed_keys(model: type[Section], location: tuple[int | str, ...]) -> str:
         if not (isinstance(below, type) and issubclass(below, BaseModel)):
             break
         here = below
-    return ", ".join(SECTIONS if here is model else here.model_fields)
+    return [*(SECTIONS if here is model else here.model_fields)]
+
+
+def _all_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """``crop``, ``crop.size`` and so on."""
+    for name, field in model.model_fields.items():
+        yield f"{prefix}{name}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _all_keys(field.annotation, f"{prefix}{name}.")
+
+
+def _unknown_key(model: type[Section], location: tuple[int | str, ...]) -> str:
+    """What is said of a key that there isn't: mistyped, or of another section."""
+    name, allowed = str(location[-1]), _allowed_keys(model, location)
+    elsewhere = (key for key in _all_keys(model) if key.rpartition(".")[2] == name)
+    meant = nearest(name, allowed) or next(elsewhere, None)
+    hint = f"did you mean '{meant}'? " if meant else ""
+    return f"unknown key '{'.'.join(map(str, location))}'; {hint}allowed here: {', '.join(allowed)}"
 
 
 def _number_hint(value: Any) -> str:
@@ -85,7 +104,7 @@ def parse_settings(document: Any, source: str, model: type[Sections]) -> Section
         for problem in error.errors():
             key = ".".join(map(str, problem["loc"])) or "settings"
             if problem["type"] == "extra_forbidden":
-                lines.append(f"unknown key '{key}'; allowed here: {_allowed_keys(model, problem['loc'])}")
+                lines.append(_unknown_key(model, problem["loc"]))
             else:
                 lines.append(f"'{key}' is {problem['input']!r}: {problem['msg']}{_number_hint(problem['input'])}")
         raise ConfigError(f"{source}: " + "; ".join(lines)) from None
@@ -105,7 +124,10 @@ def load_settings(path: str | Path | None, model: type[Sections]) -> Sections:
         document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise ConfigError(f"settings can't be read from {path}: {reason}; give another file with --params") from None
+        raise ConfigError(
+            f"settings can't be read from {path}: {reason}; give another file with --params"
+            f"{did_you_mean_path(str(path))}"
+        ) from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     return parse_settings(document, str(path), model)

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.files import StoreFiles
+from pipeline.nearest import did_you_mean
 from pipeline.schema import (
     ADDED_COLUMNS,
     CIRCUMSTANCE_COLUMNS,
@@ -25,6 +26,7 @@ from pipeline.schema import (
     masks_name,
 )
 from pipeline.shards import Rows, open_rows
+from pipeline.store_track import StoreTrack
 from pipeline.types import UInt8Array
 from pipeline.writer import StoreFormatError, read_manifest
 
@@ -61,6 +63,13 @@ class FaceStore:
 
     def __repr__(self) -> str:
         return f"FaceStore({self.url!r}, fingerprint {self.fingerprint})"
+
+    def _repr_html_(self) -> str:
+        """What it holds and some of its faces, for a notebook."""
+        # Here, not above: readers need no pictures.
+        from pipeline.store_html import store_html  # noqa: PLC0415
+
+        return store_html(self)
 
     @property
     def fingerprint(self) -> str:
@@ -123,6 +132,37 @@ class FaceStore:
         """One row a track, with its boxes and landmarks a frame: some 14 KB a track of 150 frames. Where that is too
         much, :meth:`read_table` takes a list of columns."""
         return self.read_table("tracks")
+
+    def track(self, which: int | tuple[str, int]) -> StoreTrack:
+        """One track: its row as a mapping, its frames, and in a notebook a look at it. Of the table only the row's
+        partition is read whole.
+
+        Args:
+            which: a row number of :attr:`tracks`, or ``(video_id, track_id)``.
+
+        Raises:
+            LookupError: there is no such track.
+            StoreFormatError: a table is missing or damaged.
+        """
+        if isinstance(which, tuple):
+            array, row_start = self._find(*which)
+        else:
+            array, row_start, _ = self._placement(int(which))
+        partition = self.read_partition("tracks", array.rsplit("-", 1)[0])
+        is_it = pc.and_(pc.equal(partition["array"], array), pc.equal(partition["row_start"], row_start))
+        return StoreTrack(self, partition.filter(is_it))
+
+    def _find(self, video_id: str, track_id: int) -> tuple[str, int]:
+        keys = self._keys
+        is_it = pc.and_(pc.equal(keys["video_id"], str(video_id)), pc.equal(keys["track_id"], int(track_id)))
+        found = keys.filter(is_it).to_pylist()
+        if not found:
+            video_ids = set(keys["video_id"].to_pylist())
+            meant = "" if video_id in video_ids else did_you_mean(str(video_id), video_ids)
+            raise LookupError(
+                f"{self.url} has no track {track_id} of video {video_id!r}{meant or '; its row in videos says why'}"
+            )
+        return str(found[0]["array"]), int(found[0]["row_start"])
 
     def frames(
         self, track: int | Mapping[str, Any], start: int = 0, stop: int | None = None, step: int = 1
@@ -208,6 +248,10 @@ class FaceStore:
         return f"track {row.get('track_id')} of video {row.get('video_id')!r} in {partition}"
 
     @cached_property
+    def _keys(self) -> pa.Table:
+        return self.read_table("tracks", ["video_id", "track_id", "array", "row_start"])
+
+    @cached_property
     def _placements(self) -> tuple[pa.ChunkedArray, Any, Any]:
         table = self.read_table("tracks", ["array", "row_start", "row_stop"])
         return table["array"], table["row_start"].to_numpy(), table["row_stop"].to_numpy()
@@ -275,7 +319,7 @@ def _commands() -> Any:
     """``python -m pipeline.store info|verify|gc STORE``. Here, not above: readers need neither click nor upkeep."""
     import click  # noqa: PLC0415
 
-    from pipeline.cli import debug_option, plain_errors, printable  # noqa: PLC0415
+    from pipeline.cli import FOLDER, debug_option, plain_errors, printable  # noqa: PLC0415
     from pipeline.runs import only_run  # noqa: PLC0415
     from pipeline.upkeep import (  # noqa: PLC0415
         describe_store,
@@ -285,18 +329,24 @@ def _commands() -> Any:
         remove_orphans,
     )
 
-    group = click.Group(help="Look after a face-clip store.")
+    def example(command: str) -> str:
+        return f"\n\n\b\nExample:   python -m pipeline.store {command}"
 
-    @group.command(help="What a store holds.")
-    @click.argument("store")
+    group = click.Group(help="Look after a face-clip store." + example("info data/store"))
+
+    @group.command(help="What a store holds." + example("info data/store"))
+    @click.argument("store", type=FOLDER)
     @debug_option
     def info(store: str, debug: bool) -> None:
         with plain_errors(debug):
             for line in describe_store(FaceStore.open(store)):
                 click.echo(printable(line))
 
-    @group.command(help="Check every row, range and checksum against the arrays. Exit code 1 if anything is wrong.")
-    @click.argument("store")
+    @group.command(
+        help="Check every row, range and checksum against the arrays. Exit code 1 if anything is wrong."
+        + example("verify data/store")
+    )
+    @click.argument("store", type=FOLDER)
     @click.option("--repair", is_flag=True, help="Drop broken partitions, so that the next extraction does them again.")
     @debug_option
     def verify(store: str, repair: bool, debug: bool) -> None:
@@ -318,8 +368,11 @@ def _commands() -> Any:
         if num_problems and not repair:
             raise SystemExit(1)
 
-    @group.command(help="Remove what killed attempts left behind. Refused while an extraction writes to the store.")
-    @click.argument("store")
+    @group.command(
+        help="Remove what killed attempts left behind. Refused while an extraction writes to the store."
+        + example("gc data/store --dry-run")
+    )
+    @click.argument("store", type=FOLDER)
     @click.option("--dry-run", is_flag=True, help="Only list it.")
     @debug_option
     def gc(store: str, dry_run: bool, debug: bool) -> None:

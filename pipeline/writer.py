@@ -11,6 +11,7 @@ import io
 import json
 import secrets
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,7 @@ from pipeline import frame_difference
 from pipeline.config import Settings, StoreSettings
 from pipeline.errors import InputError, WriteError
 from pipeline.files import StoreFiles
+from pipeline.nearest import did_you_mean_path
 from pipeline.schema import FORMAT, FORMAT_VERSION, StoredTrack, masks_name, tracks_table, videos_table
 from pipeline.settings import differences
 from pipeline.shards import CODEC_PIPELINE
@@ -77,7 +79,10 @@ def read_manifest(files: StoreFiles) -> dict[str, Any]:
     try:
         manifest = json.loads(files.read("store.json"))
     except (FileNotFoundError, NotADirectoryError):
-        raise StoreFormatError(f"{files.url} is no face-clip store: it has no store.json; check the path") from None
+        raise StoreFormatError(
+            f"{files.url} is no face-clip store: it has no store.json; check the path"
+            f"{did_you_mean_path(files.url) or _a_store_in(files)}"
+        ) from None
     except ValueError:
         raise StoreFormatError(f"{files.url}/store.json is not valid JSON; the store is damaged") from None
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
@@ -88,6 +93,12 @@ def read_manifest(files: StoreFiles) -> dict[str, Any]:
             "use the release that wrote it, or extract anew into another folder"
         )
     return manifest
+
+
+def _a_store_in(files: StoreFiles) -> str:
+    """For whoever names the folder that stores lie in."""
+    found = sorted(Path(files.url).glob("*/store.json")) if files.is_local else []
+    return f"; did you mean {str(found[0].parent)!r}?" if found else ""
 
 
 def check_settings(url: str, settings: Settings) -> bool:

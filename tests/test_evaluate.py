@@ -436,4 +436,4 @@ def test_a_video_without_a_group_is_one_of_its_own(world: World) -> None:
 
 def test_help_has_an_example() -> None:
     output = CliRunner().invoke(main, ["--help"]).output
-    assert "python -m inference.evaluate results/scores.parquet data/store results/evaluation" in output
+    assert "python -m inference.evaluate results/validation/scores.parquet data/store results/evaluation" in output

@@ -24,7 +24,7 @@ COMMANDS = frozenset(
         "inference.evaluate",
     }
 )
-SHARED = ("store", "files", "types", "errors", "settings", "cli", "device", "versions")
+SHARED = ("store", "files", "types", "errors", "settings", "cli", "nearest", "device", "versions")
 """Modules of the pipeline that every stage speaks: the store, its vocabulary, and how commands are given and fail."""
 FOREIGN: Mapping[str, frozenset[str]] = {
     "pipeline": frozenset(),
@@ -44,9 +44,9 @@ SOLE_IMPORTER: Mapping[str, str] = {
     "dask_jobqueue": "pipeline.cluster_options",
     "dask_kubernetes": "pipeline.cluster_options",
     "dask_cuda": "pipeline.cluster_options",
-    "jinja2": "pipeline.page",
+    "jinja2": "pipeline.reporting.page",
 }
-LIGHT = ("store", "files", "schema", "writer", "upkeep")
+LIGHT = ("store", "store_track", "files", "schema", "writer", "upkeep")
 """Modules of the pipeline that a reader of a store needs, who may have neither torch nor dask."""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import hashlib
 import json
 from dataclasses import replace
@@ -205,12 +206,13 @@ def test_a_failure_leaves_nothing_behind(
 ) -> None:
     def disk_full(_takes: list[Take], root: Path, *_: object) -> None:
         (root / "train" / "half.mp4").write_bytes(b"half")
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(sample, "load_portraits", lambda: portraits)
     monkeypatch.setattr(sample, "render_all", disk_full)
     result = run(tmp_path / "out", *TINY)
-    assert isinstance(result.exception, OSError)
+    assert result.exit_code == 1
+    assert "No space left on device; mend that and run the same command again" in result.output
     assert list(tmp_path.iterdir()) == []
 
 

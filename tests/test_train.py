@@ -591,7 +591,8 @@ def test_a_mistyped_setting_is_told_with_those_there_are(store: str, tmp_path: P
     (tmp_path / "params.yaml").write_text("train: {cutmix: {probabilty: 1}}")
     result = command(store, str(tmp_path / "run"), "--model", "mc3_18", "--params", str(tmp_path / "params.yaml"))
     assert result.exit_code == 2
-    assert "unknown key 'train.cutmix.probabilty'; allowed here: probability, mode, alpha" in result.output
+    hint = "did you mean 'probability'? allowed here: probability, mode, alpha"
+    assert f"unknown key 'train.cutmix.probabilty'; {hint}" in result.output
 
 
 def test_a_gpu_that_is_not_there_is_told(store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

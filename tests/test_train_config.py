@@ -34,7 +34,7 @@ def test_boxes_of_the_pair_go_with_pairs() -> None:
 @pytest.mark.parametrize(
     ("train", "complaint"),
     [
-        ({"epoch": 3}, "unknown key 'train.epoch'; allowed here: input_size, "),
+        ({"epoch": 3}, r"unknown key 'train.epoch'; did you mean 'epochs'\? allowed here: input_size, "),
         ({"augment": {"crop_scale": [0, 1]}}, r"crop_scale must be \[least, most\], above 0 and up to 1"),
         ({"augment": {"crop_ratio": [1.2, 0.9]}}, "crop_ratio must be"),
         ({"input_size": 32}, "greater than or equal to 64"),

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import InputError
 from pipeline.files import StoreFiles, write_file
+from pipeline.nearest import did_you_mean_path
 from pipeline.versions import installed_versions
 from training.models import ModelSpec, build_model
 
@@ -79,6 +80,7 @@ def read_info(path: str | Path) -> CheckpointInfo:
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else error
         raise InputError(
             f"{path} can't be read as a checkpoint: {reason}; give a file such as RUN_DIR/best.safetensors"
+            f"{did_you_mean_path(str(path))}"
         ) from error
     if HEADER_KEY not in header:
         raise InputError(

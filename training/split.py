@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from pathlib import PurePosixPath
 
 import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import InputError
+from pipeline.nearest import did_you_mean
 from pipeline.types import FAKE, REAL, BoolArray
 
 _PURPOSES = ("train", "validate")
@@ -46,11 +48,17 @@ def validates_by_folder(tracks: pa.Table, folders: Collection[str]) -> BoolArray
             raise InputError(
                 f"train.validation_folders: no labelled track lies in {folder!r}; the store has {len(video_ids):,} "
                 f"labelled tracks, and folders are written as in their video_id{such_as}"
+                f"{did_you_mean(folder.rstrip('/'), _folders(video_ids))}"
             )
     groups = group_of(tracks)
     within = tuple(prefixes.values())
     chosen = {group for group, video_id in zip(groups, video_ids, strict=True) if video_id.startswith(within)}
     return np.array([group in chosen for group in groups], bool)
+
+
+def _folders(video_ids: Iterable[str]) -> set[str]:
+    """All folders that videos lie in, and those above them."""
+    return {str(folder) for video_id in video_ids for folder in PurePosixPath(video_id).parents} - {"."}
 
 
 def split_tracks(

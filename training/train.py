@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from pipeline.cli import (
     EXIT_INTERRUPTED,
+    FOLDER,
     ask_for_interrupts,
     debug_option,
     device_option,
@@ -285,9 +286,16 @@ def epoch_line(row: Row) -> str:
 
 
 @click.command()
-@click.argument("store")
+@click.argument("store", type=FOLDER)
 @click.argument("run_dir", type=click.Path(file_okay=False))
-@click.option("--model", "name", required=True, metavar="NAME", help=f"One of: {', '.join(model_names())}.")
+@click.option(
+    "--model",
+    "name",
+    required=True,
+    metavar="NAME",
+    shell_complete=lambda _ctx, _param, incomplete: [name for name in model_names() if name.startswith(incomplete)],
+    help=f"One of: {', '.join(model_names())}.",
+)
 @params_option
 @click.option("--resume", is_flag=True, help="Go on with the run in RUN_DIR; begin it if there is none.")
 @click.option(
@@ -300,7 +308,7 @@ def epoch_line(row: Row) -> str:
 @loader_workers_option
 @machine_option(
     "--save-minutes", type=click.FloatRange(min=0), default=10, show_default=True, envvar="FACECLIPS_SAVE_MINUTES",
-    help="A state every.",
+    help="Minutes from one saved state to the next.",
 )  # fmt: skip
 @debug_option
 def main(
@@ -322,9 +330,9 @@ def main(
             last.safetensors   checkpoint of the last epoch
             metrics.json, history.csv, steps.csv, tensorboard/, config.yaml
             resume.pt          what --resume goes on from
-    Example:   python -m training.train data/store runs/mc3_18 --model mc3_18
+    Example:   python -m training.train data/store runs/r3d_18 --model r3d_18 --params params/demo.yaml
     Several GPUs or machines: accelerate launch -m training.train STORE RUN_DIR --model NAME
-    Exit code: 0 done, 1 the run can't go on (diverged, disk full), 2 bad usage, 130 interrupted (resumable).
+    Exit code: 0 done, 1 the run failed (diverged, disk full), 2 bad usage, 130 interrupted (resumable).
     """
     with plain_errors(debug):
         settings = load_settings(params, Settings).train
