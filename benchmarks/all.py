@@ -61,6 +61,7 @@ PROGRAMS = (
     Program("pair_cost", "pair_cost", "bench_1080p"),
     Program("pair_labels", "pair_labels", "clips", ("--clips",), has_figures=False),
     Program("train_step", "train_step", has_figures=False),
+    Program("report_speed", "report_speed"),
 )
 NAMES = tuple(program.name for program in PROGRAMS)
 

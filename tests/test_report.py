@@ -2,96 +2,47 @@
 
 from __future__ import annotations
 
-import base64
+import json
 import math
 import re
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from html.parser import HTMLParser
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
 from click.testing import CliRunner, Result
 
-from pipeline.pairs import find_pairs, spread
-from pipeline.pairs_view import TRACK_COLUMNS, PairView, frames_shown, pair_view, pairing_notes, pairs_views
 from pipeline.pictures import AMPLIFICATION, FRAME_PIXELS, Picture, amplified_difference, shrink, strip
-from pipeline.report import VIDEO_COLUMNS, main, make_report
-from pipeline.schema import ADDED_COLUMNS, face_label
-from pipeline.score_chart import HEIGHT, LEFT, MAX_POINTS, TOP, WIDTH, score_chart
+from pipeline.report import TRACK_COLUMNS, VIDEO_COLUMNS, main, make_report
+from pipeline.reporting.clip_reader import ClipReader
+from pipeline.reporting.pairs import find_pairs, spread
+from pipeline.reporting.pairs_view import PairView, frames_shown, pair_view, pairing_notes, pairs_views
+from pipeline.reporting.score_chart import HEIGHT, LEFT, MAX_POINTS, TOP, WIDTH, score_chart
+from pipeline.reporting.store_view import failures, remarks, store_view
+from pipeline.reporting.tally import grouped
+from pipeline.schema import ADDED_COLUMNS
 from pipeline.store import FaceStore
-from pipeline.store_view import failures, store_view
-from pipeline.tally import grouped
-from pipeline.types import FAKE, REAL, Status, TracksFrom, UInt8Array
-from tests.stores import SETTINGS, SIZE, Video, change_table, make_video, shard_files, small_store, write_store
-
-MIN_CHANGE = SETTINGS.pair.min_change
-VOID = frozenset({"meta", "img", "br", "hr", "link", "input"})
-HOSTILE = "<script>alert(1)</script>/\"'><img src=x onerror=alert(2)>&amp;{{ 7 * 7 }}.mp4"
-
-
-# Stores
-
-
-def original(video_id: str, length: int = 12, frames: UInt8Array | None = None, faces: int = 1) -> Video:
-    pair_ids = [f"{video_id}#{face}.0" for face in range(faces)]
-    return make_video(
-        video_id, [length] * faces, label=REAL, frames=frames, frame_start=100, pair_ids=pair_ids,
-        face_labels=[REAL] * faces, group_id=f"group of {video_id}",
-    )  # fmt: skip
-
-
-def fake(
-    video_id: str,
-    of: Video,
-    scores: Sequence[float | None],
-    length: int = 12,
-    frames: UInt8Array | None = None,
-    frame_start: int = 100,
-) -> Video:
-    """With its original's tracks, and such a score in all frames of each."""
-    ref = of.outcome.ref
-    made = make_video(
-        video_id, [length] * len(scores), label=FAKE, source_id=ref.video_id, frames=frames, frame_start=frame_start,
-        pair_ids=[f"{ref.video_id}#{face}.0" for face in range(len(scores))], group_id=ref.group_id,
-    )  # fmt: skip
-    clips = tuple(
-        (
-            replace(
-                stored, change_score=score, face_label=face_label(FAKE, score, MIN_CHANGE),
-                change_scores=np.full(length, np.nan if score is None else score, np.float32),
-            ),
-            pixels,
-        )
-        for (stored, pixels), score in zip(made.clips, scores, strict=True)
-    )  # fmt: skip
-    return Video(with_outcome(made, tracks_from="original").outcome, clips)
-
-
-def with_outcome(
-    video: Video,
-    tracks_from: TracksFrom | None = None,
-    note: str | None = None,
-    status: Status = "ok",
-    message: str | None = None,
-) -> Video:
-    outcome = replace(video.outcome, tracks_from=tracks_from, pairing_note=note, status=status, message=message)
-    return replace(video, outcome=replace(outcome, error_type="SomeError" if message else None))
-
-
-def alone(video_id: str, source_id: str, note: str) -> Video:
-    """A fake with tracks of its own."""
-    return with_outcome(make_video(video_id, [5], label=FAKE, source_id=source_id), "own", note)
-
-
-def broken(video_id: str, message: str, status: Status = "decode_error") -> Video:
-    return with_outcome(make_video(video_id), status=status, message=message)
+from pipeline.types import UInt8Array
+from tests.reports import (
+    HOSTILE,
+    MIN_CHANGE,
+    Page,
+    alone,
+    broken,
+    fake,
+    original,
+    page_of,
+    pixels,
+    score_rows,
+    with_outcome,
+    write_scores,
+)
+from tests.stores import SIZE, change_table, make_video, shard_files, small_store, write_store
 
 
 @pytest.fixture
@@ -115,68 +66,10 @@ def store(tmp_path: Path) -> FaceStore:
     return write_store(tmp_path / "store", [videos, others])
 
 
-# Reading a page
-
-
-@dataclass
-class Page(HTMLParser):
-    """What a browser would make of it, as far as it matters here; unbalanced tags are an error."""
-
-    text: str
-    tags: list[tuple[str, dict[str, str | None]]] = field(default_factory=list)
-    said: list[str] = field(default_factory=list)
-    open_tags: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        super().__init__()
-        self.feed(self.text)
-        self.close()
-        assert self.open_tags == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert len({name for name, _ in attrs}) == len(attrs), f"<{tag}> has an attribute twice"
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open_tags.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert "svg" in self.open_tags, f"<{tag}/> outside a drawing"
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open_tags, f"</{tag}> closes nothing"
-        assert self.open_tags.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.said.append(data)
-
-    def all(self, tag: str) -> list[dict[str, str | None]]:
-        return [attributes for name, attributes in self.tags if name == tag]
-
-    @property
-    def plain(self) -> str:
-        """Its text, with white space as a browser shows it."""
-        return " ".join("".join(self.said).split())
-
-
-def pixels(uri: str | None) -> UInt8Array:
-    """The picture of a data URI, uint8 (H, W, 3) RGB."""
-    assert uri is not None
-    kind, data = uri.split(",")
-    assert kind == "data:image/jpeg;base64"
-    decoded = cv2.imdecode(np.frombuffer(base64.b64decode(data, validate=True), np.uint8), cv2.IMREAD_COLOR)
-    assert decoded is not None
-    return np.asarray(decoded[..., ::-1], np.uint8)
-
-
 def columns(picture: Picture, number: int) -> UInt8Array:
     """One frame of a strip."""
     side = picture.height
     return pixels(picture.uri)[:, number * side : (number + 1) * side]
-
-
-def page_of(store: FaceStore, num_pairs: int = 12) -> Page:
-    return Page(make_report(FaceStore.open(store.url), num_pairs))
 
 
 def read(store: FaceStore) -> tuple[FaceStore, pa.Table, pa.Table]:
@@ -204,7 +97,7 @@ def test_counts_of_the_store(store: FaceStore) -> None:
 
 
 def test_counts_of_pairs_and_of_faces(store: FaceStore) -> None:
-    pairs, unchanged = pairs_views(*read(store), num_shown=12)
+    pairs, unchanged = pairs_views(ClipReader(store), *read(store)[1:], num_shown=12)
     assert (pairs.num_fakes, pairs.num_with_original_named, pairs.num_with_its_tracks) == (5, 5, 3)
     assert (pairs.num_pairs, pairs.num_alone, len(pairs.sample)) == (6, 0, 6)
     assert {row.name: row.counts for row in pairs.face_labels} == {
@@ -233,6 +126,15 @@ def test_notes_are_grouped_whatever_their_numbers(store: FaceStore) -> None:
     assert (group.num_videos, group.examples) == (2, ("a3.mp4", "a4.mp4"))
 
 
+def test_remarks_are_of_videos_without_an_error(store: FaceStore, tmp_path: Path) -> None:
+    assert remarks(store.videos).num_videos == 0
+    noted = with_outcome(make_video("a.mp4", [5]), message="/videos/a.mp4: 12 frames failed")
+    videos = write_store(tmp_path / "other", [[noted, make_video("b.mp4"), make_video("c.mp4")]]).videos
+    assert [(group.text, group.num_videos) for group in remarks(videos).shown] == [
+        ("no_face: nobody there", 2), ("ok: VIDEO: N frames failed", 1),
+    ]  # fmt: skip
+
+
 def test_failures_are_grouped_whatever_the_name_of_their_video(store: FaceStore) -> None:
     found = failures(store.videos)
     assert [(group.text, group.num_videos) for group in found.shown] == [
@@ -247,6 +149,7 @@ def test_the_page_says_what_was_counted(store: FaceStore) -> None:
     for expected in (
         store.url,
         store.fingerprint,
+        "3 of 10 videos (30.0 %) ended in an error.",
         "Of 5 fakes, 5 name their original and 3 have its tracks.",
         f"is {MIN_CHANGE} or more;",
         "FAKE 3 2 3 8",
@@ -276,8 +179,11 @@ def test_long_lists_are_bounded_and_counted(tmp_path: Path) -> None:
     assert "60 fakes: their label is wrong" in page.plain
     assert "Not shown: 10 more." in page.plain
     assert "Not shown: 5 more such groups, of 5 videos." in page.plain
-    assert len(page.all("article")) == 4 + 4
-    assert len(page.all("img")) == 3 * 8
+    shown = page.section("pairs", "unchanged")
+    assert len(shown.all("article")) == 4 + 4
+    assert len(shown.all("img")) == 3 * 8
+    assert len(page.section("sheet").all("img")) == 48
+    assert len(page.section("extremes").all("article")) <= 3 * 6
 
 
 def test_a_store_without_pairs_says_so(tmp_path: Path) -> None:
@@ -285,7 +191,8 @@ def test_a_store_without_pairs_says_so(tmp_path: Path) -> None:
     assert "There are no pairs in this store." in page.plain
     assert "0 of 2 tracks of fakes show a face as it was filmed" in page.plain
     assert "Fakes in which no face was changed There are none." in page.plain
-    assert page.all("img") == page.all("svg") == []
+    shown = page.section("pairs", "unchanged")
+    assert shown.all("img") == shown.all("svg") == []
 
 
 def test_a_store_from_before_there_were_pairs_says_so(tmp_path: Path) -> None:
@@ -302,7 +209,9 @@ def test_a_store_from_before_there_were_pairs_says_so(tmp_path: Path) -> None:
 
 def test_an_empty_store_has_a_page(tmp_path: Path) -> None:
     page = page_of(write_store(tmp_path, []))
-    assert "0 in 0 partitions" in page.plain
+    assert "There is no video in this store." in page.plain
+    assert "There are no tracks to show." in page.plain
+    assert page.all("img") == page.all("svg") == []
     assert "There are no pairs in this store." in page.plain
     assert "No video ended in an error." in page.plain
 
@@ -312,29 +221,56 @@ def test_a_fake_without_its_original_is_counted_and_not_shown(tmp_path: Path) ->
     assert "2 tracks cut along those of an original can't be shown beside it" in page.plain
     assert "There are no pairs in this store." in page.plain
     assert "1 of 2 tracks of fakes show a face as it was filmed" in page.plain
-    assert page.all("img") == []
+    assert page.section("pairs", "unchanged").all("img") == []
 
 
 # What it is made of
 
 
-def test_what_comes_from_outside_is_text_and_nothing_else(tmp_path: Path) -> None:
+def hostile_store(url: Path) -> FaceStore:
+    """Names, labels, notes and messages that would do harm if they weren't taken for text."""
     first = original(f"o/{HOSTILE}", faces=2)
     videos = [
         first,
         fake(f"f/{HOSTILE}", first, [5.0, 0.9]),
         fake(f"u/{HOSTILE}", first, [0.9]),
         alone(f"n/{HOSTILE}", first.outcome.ref.video_id, f"note {HOSTILE}"),
+        with_outcome(make_video(f"r/{HOSTILE}", [5, 6]), message=f"remark {HOSTILE}"),
         broken(f"b/{HOSTILE}", f"message {HOSTILE} \x1b[31m \u202egnp.exe\n\x00"),
     ]
-    page = page_of(write_store(tmp_path / "<b>store&", [videos]))
-    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "b", "iframe", "object", "link", "base"})
+    store = write_store(url, [videos])
+    manifest = json.loads((url / "store.json").read_text())
+    manifest["settings"][HOSTILE] = {HOSTILE: HOSTILE}
+    manifest["versions"][HOSTILE] = HOSTILE
+    (url / "store.json").write_text(json.dumps(manifest))
+    return FaceStore.open(store.url)
+
+
+def test_what_comes_from_outside_is_text_and_nothing_else(tmp_path: Path) -> None:
+    store = hostile_store(tmp_path / "<b>store&")
+    said = {f"{name}/{HOSTILE}": 0.4 for name in "ofun"} | {f"r/{HOSTILE}": None}
+    rows = score_rows(store, said, [HOSTILE, "b"]) + score_rows(store, {f"r/{HOSTILE}": 0.9}, ["b"], 2)
+    for row in rows:
+        row["error"] = row["error"] and f"error {HOSTILE}"
+    models = [{"name": HOSTILE, "architecture": HOSTILE, "epoch": HOSTILE, "mismatches": [HOSTILE]}]
+    scores = write_scores(tmp_path / "<i>scores&.parquet", store, rows, models=models, part=HOSTILE)
+    page = page_of(store, scores=scores)
+    assert {tag for tag, _ in page.tags}.isdisjoint({"script", "i", "iframe", "object", "link", "base"})
     assert not [name for _, attributes in page.tags for name in attributes if name.startswith("on")]
-    assert len(page.all("img")) == 3 * (3 + 2)
-    for said in ("o", "f", "u", "n", "b"):
-        assert f"{said}/{HOSTILE}" in page.plain
-    assert f"note {HOSTILE}".replace("(1)", "(N)").replace("(2)", "(N)").replace("7 * 7", "N * N") in page.plain
+    assert len(page.all("style")) == 1
+    rules = page.text[page.text.index("<style>") : page.text.index("</style>")]
+    assert "alert" not in rules
+    for _, attributes in page.tags:
+        for name in ("id", "class", "style", "name", "href", "for"):
+            assert "alert" not in (attributes.get(name) or "")
+    for name in "ofunrb":
+        assert f"{name}/{HOSTILE}" in page.plain
+    in_words = HOSTILE.replace("(1)", "(N)").replace("(2)", "(N)").replace("7 * 7", "N * N")
+    assert f"note {in_words}" in page.plain
+    assert f"remark {in_words}" in page.plain
     assert f"message {HOSTILE} \\x1b[31m \\u202egnp.exe\\n\\x00" in page.plain
+    assert f"error {HOSTILE}" in page.section("scores").plain
+    assert page.section("settings").plain.count(HOSTILE) == 3 + 2
     assert all(HOSTILE in (image["alt"] or "") for image in page.all("img") if "Absolute" not in (image["alt"] or ""))
 
 
@@ -364,7 +300,11 @@ def test_it_can_be_used_without_seeing_it_and_on_a_phone(store: FaceStore) -> No
     assert all(after - before <= 1 for before, after in pairwise(levels))
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
-    assert {f"#{name}" for name in ids} == {link["href"] for link in page.all("a")}
+    targets = {link["href"] for link in page.all("a")}
+    assert targets <= {f"#{name}" for name in ids}
+    assert {f"#{section['id']}" for section in page.all("section")} <= targets
+    assert len(page.all("input")) == page.text.count("<label><input") > 0
+    assert len(page.all("fieldset")) == len(page.all("legend")) > 0
     assert any(meta.get("name") == "viewport" for meta in page.all("meta"))
     assert "prefers-color-scheme: dark" in page.text
 
@@ -384,13 +324,16 @@ def test_clips_of_unlike_length_are_shown_at_the_same_frames_of_the_video(tmp_pa
     after[5:, : SIZE // 2, : SIZE // 2] += 30
     first = original("o.mp4", 20, before)
     store = write_store(tmp_path, [[fake("f.mp4", first, [5.0], 10, after, frame_start=105)], [first]])
-    pair = pair_view(store, *(store.tracks.to_pylist()[row] for row in (0, 1)))
+    pair = pair_view(ClipReader(store), *(store.tracks.to_pylist()[row] for row in (0, 1)))
 
     assert pair.shown == (105, 107, 109, 110, 112, 114)
     assert (pair.fake_frames, pair.original_frames) == (range(105, 115), range(100, 120))
     for number, frame in enumerate(pair.shown):
         level = 10 * (frame - 100)
         changed = frame >= 110
+        assert pair.original is not None
+        assert pair.fake is not None
+        assert pair.difference is not None
         assert columns(pair.original, number).mean() == pytest.approx(level, abs=3)
         assert columns(pair.fake, number)[SIZE // 2 :].mean() == pytest.approx(level, abs=3)
         difference = columns(pair.difference, number)
@@ -399,8 +342,9 @@ def test_clips_of_unlike_length_are_shown_at_the_same_frames_of_the_video(tmp_pa
         assert difference[10:14, 10:14].mean() == pytest.approx(0, abs=6)
     page = page_of(store)
     assert "frames 105 to 114, of the original 100 to 119" in page.plain
-    assert [image["src"] for image in page.all("img")] == [
-        picture.uri for picture in (pair.original, pair.fake, pair.difference)
+    pictures = (pair.original, pair.fake, pair.difference)
+    assert [image["src"] for image in page.section("pairs").all("img")] == [
+        picture.uri for picture in pictures if picture
     ]
 
 
@@ -542,7 +486,7 @@ def test_no_more_frames_are_read_than_are_shown(store: FaceStore, monkeypatch: p
         return found
 
     monkeypatch.setattr(FaceStore, "frames", counted)
-    samples = [view.sample for view in pairs_views(*read(store), num_shown=2)]
+    samples = [view.sample for view in pairs_views(ClipReader(store), *read(store)[1:], num_shown=2)]
     shown: list[PairView] = [pair for sample in samples for pair in sample]
     assert len(shown) == 4
     assert sum(lengths) == sum(2 * len(pair.shown) for pair in shown) == 4 * 2 * 6
@@ -565,13 +509,32 @@ def test_what_was_there_stays_if_the_page_cannot_be_made(store: FaceStore, tmp_p
     out = tmp_path / "out" / "page.html"
     out.parent.mkdir()
     out.write_text("the one before")
-    for shard in shard_files(store.url):
-        shard.write_bytes(shard.read_bytes()[:20])
+    table = Path(store.url, "tracks", f"{store.partition_names[0]}.parquet")
+    table.write_bytes(table.read_bytes()[:20])
     ran = run(store.url, out)
     assert ran.exit_code == 2
     assert "pipeline.store verify" in ran.output
     assert out.read_text() == "the one before"
     assert list(out.parent.iterdir()) == [out]
+
+
+def test_a_clip_that_cannot_be_read_has_a_place_that_says_so(store: FaceStore, tmp_path: Path) -> None:
+    """Frames of the first partition are damaged, those of b1.mp4 in the second one are whole."""
+    for shard in shard_files(store.url):
+        if "part-00000" in str(shard):
+            shard.write_bytes(shard.read_bytes()[:20])
+    out = tmp_path / "page.html"
+    assert run(store.url, out).exit_code == 0
+    page = Page(out.read_text(encoding="utf-8"))
+    assert "Of 12 clips looked at for this page, 10 can't be read." in page.plain
+    assert "a1.mp4, track 0:" in page.section("overview").plain
+    assert "pipeline.store verify" in page.section("overview").plain
+    assert [image["alt"] for image in page.section("sheet").all("img")] == [
+        f"Face {face} of b1.mp4, frame 106" for face in (0, 1)
+    ]
+    # Of the pairs of b1 the fake can be read, but neither its original nor their difference.
+    assert len(page.section("pairs").all("img")) == 2
+    assert page.section("pairs").plain.count("can't be read") == 3 * 6 - 2
 
 
 def test_what_was_there_stays_if_the_page_cannot_be_written(

@@ -13,6 +13,7 @@ from pipeline.types import FAKE, REAL
 LABELS: tuple[int | None, ...] = (REAL, FAKE, None)
 """In the order in which they are shown."""
 LABEL_NAMES: dict[int | None, str] = {REAL: "REAL", FAKE: "FAKE", None: "no label"}
+FACE_LABEL_NAMES: dict[int | None, str] = {REAL: "as it was filmed", FAKE: "changed", None: "unknown"}
 
 MOST_GROUPS = 20
 MOST_EXAMPLES = 3

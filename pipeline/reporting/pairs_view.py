@@ -4,34 +4,24 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.pairs import Pairs, find_pairs, spread
 from pipeline.pictures import Picture, amplified_difference, shrink, strip
-from pipeline.score_chart import ScoreChart, score_chart
-from pipeline.store import FaceStore
-from pipeline.tally import LABEL_NAMES, LABELS, CountRow, Groups, count_by, grouped
-from pipeline.types import FAKE, REAL, Float32Array, UInt8Array
+from pipeline.reporting.clip_reader import ClipReader, Row, rows_of, video_frames
+from pipeline.reporting.pairs import Pairs, find_pairs, spread
+from pipeline.reporting.score_chart import ScoreChart, score_chart
+from pipeline.reporting.tally import FACE_LABEL_NAMES, LABEL_NAMES, LABELS, CountRow, Groups, count_by, grouped
+from pipeline.types import FAKE, REAL, Float32Array
 
 FRAMES_SHOWN = 6
 """Of a pair."""
 MOST_UNCHANGED_FAKES = 50
 """That are listed."""
-FACE_LABEL_NAMES: dict[int | None, str] = {REAL: "as it was filmed", FAKE: "changed", None: "unknown"}
-TRACK_COLUMNS = (
-    "video_id", "track_id", "array", "row_start", "row_stop", "frame_start", "frame_stop", "frame_step", "label",
-    "source_id", "group_id", "face_id", "segment", "pair_id", "face_label", "change_score",
-)  # fmt: skip
-"""What is read of every track: nothing that grows with its frames."""
 _NUMBER = re.compile(r"\b\d+\b")
-
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -56,9 +46,12 @@ class PairView:
     """Frames of the video that the original's track has."""
     shown: tuple[int, ...]
     """Frames of the videos that are in the pictures."""
-    original: Picture
-    fake: Picture
-    difference: Picture
+    original: Picture | None
+    """None: it can't be read; likewise the others."""
+    fake: Picture | None
+    difference: Picture | None
+    problems: tuple[str, ...]
+    """Why pictures aren't there."""
     chart: ScoreChart | None
     """None: it wasn't compared."""
 
@@ -111,14 +104,14 @@ class UnchangedView:
 
 
 def pairs_views(
-    store: FaceStore, videos: pa.Table, tracks: pa.Table, num_shown: int
+    clips: ClipReader, videos: pa.Table, tracks: pa.Table, num_shown: int
 ) -> tuple[PairsView, UnchangedView]:
     """Both sections.
 
     Args:
-        store: whose tables these are; frames are read of what is shown, and of nothing else.
+        clips: of the store whose tables these are; frames are read of what is shown, and of nothing else.
         videos: with ``video_id``, ``label``, ``source_id``, ``tracks_from`` and ``pairing_note``.
-        tracks: with :data:`TRACK_COLUMNS`.
+        tracks: of all columns that have one value a track.
         num_shown: pairs in each section at most.
     """
     pairs = find_pairs(tracks)
@@ -135,12 +128,12 @@ def pairs_views(
             CountRow(LABEL_NAMES[of_video], tuple(by_labels.get((of_video, of_face), 0) for of_face in LABELS))
             for of_video in LABELS
         ),
-        min_change=store.min_change if math.isfinite(store.min_change) else None,
+        min_change=clips.store.min_change if math.isfinite(clips.store.min_change) else None,
         num_pairs=len(pairs),
         num_alone=num_cut_along - len(pairs),
-        sample=_sample(store, tracks, pairs, num_shown),
+        sample=_sample(clips, tracks, pairs, num_shown),
     )
-    return of_pairs, _unchanged(store, tracks, pairs, num_shown)
+    return of_pairs, _unchanged(clips, tracks, pairs, num_shown)
 
 
 def pairing_notes(videos: pa.Table) -> Groups:
@@ -154,7 +147,7 @@ def pairing_notes(videos: pa.Table) -> Groups:
     return grouped(zip(notes, noted["video_id"].to_pylist(), strict=True))
 
 
-def _unchanged(store: FaceStore, tracks: pa.Table, pairs: Pairs, num_shown: int) -> UnchangedView:
+def _unchanged(clips: ClipReader, tracks: pa.Table, pairs: Pairs, num_shown: int) -> UnchangedView:
     of_fakes = tracks.filter(pc.equal(tracks["label"], FAKE))
     is_fake, is_as_filmed = pc.equal(tracks["label"], FAKE), pc.equal(tracks["face_label"], REAL)
     is_unchanged = pc.fill_null(pc.and_kleene(is_fake, is_as_filmed), fill_value=False)
@@ -165,7 +158,7 @@ def _unchanged(store: FaceStore, tracks: pa.Table, pairs: Pairs, num_shown: int)
         num_tracks=pc.sum(is_unchanged).as_py() or 0,
         num_tracks_of_fakes=of_fakes.num_rows,
         num_pairs=len(shown),
-        sample=_sample(store, tracks, shown, num_shown),
+        sample=_sample(clips, tracks, shown, num_shown),
         num_fakes=unchanged_fakes.num_rows,
         fakes=tuple(
             UnchangedFake(row["video_id"], row["source_id"], row["tracks"], row["change_score"]) for row in listed
@@ -193,25 +186,25 @@ def _unchanged_fakes(tracks: pa.Table) -> pa.Table:
     )
 
 
-def _sample(store: FaceStore, tracks: pa.Table, pairs: Pairs, num_shown: int) -> tuple[PairView, ...]:
+def _sample(clips: ClipReader, tracks: pa.Table, pairs: Pairs, num_shown: int) -> tuple[PairView, ...]:
     chosen = pairs[spread(tracks.take(pa.array(pairs.fakes)), num_shown)]
-    rows = (tracks.take(pa.array(numbers)).to_pylist() for numbers in (chosen.fakes, chosen.originals))
-    return tuple(pair_view(store, fake, original) for fake, original in zip(*rows, strict=True))
+    rows = (rows_of(tracks, numbers.tolist()) for numbers in (chosen.fakes, chosen.originals))
+    return tuple(pair_view(clips, fake, original) for fake, original in zip(*rows, strict=True))
 
 
-def pair_view(store: FaceStore, fake: Row, original: Row) -> PairView:
+def pair_view(clips: ClipReader, fake: Row, original: Row) -> PairView:
     """A pair as pictures.
 
     Args:
-        store: where its frames are.
-        fake: a track, as a mapping with :data:`TRACK_COLUMNS`.
+        clips: where its frames are.
+        fake: a track, as a mapping with all columns that have one value a track.
         original: likewise, with frames in common.
     """
     fake_frames, original_frames = video_frames(fake), video_frames(original)
     shown = frames_shown(fake_frames, original_frames)
-    before = _pick(store, original, [original_frames.index(frame) for frame in shown])
-    after = _pick(store, fake, [fake_frames.index(frame) for frame in shown])
-    scores = _change_scores(store, fake)
+    before = clips.frames(original, [original_frames.index(frame) for frame in shown])
+    after = clips.frames(fake, [fake_frames.index(frame) for frame in shown])
+    scores = _change_scores(clips, fake)
     return PairView(
         fake_id=fake["video_id"],
         original_id=original["video_id"],
@@ -224,16 +217,12 @@ def pair_view(store: FaceStore, fake: Row, original: Row) -> PairView:
         fake_frames=fake_frames,
         original_frames=original_frames,
         shown=shown,
-        original=strip(shrink(before)),
-        fake=strip(shrink(after)),
-        difference=strip(amplified_difference(before, after)),
-        chart=None if scores is None else score_chart(scores, fake_frames, store.min_change, shown),
+        original=None if before is None else strip(shrink(before)),
+        fake=None if after is None else strip(shrink(after)),
+        difference=None if before is None or after is None else strip(amplified_difference(before, after)),
+        problems=tuple(problem for problem in map(clips.problem, (original, fake)) if problem is not None),
+        chart=None if scores is None else score_chart(scores, fake_frames, clips.store.min_change, shown),
     )
-
-
-def video_frames(track: Row) -> range:
-    """Which frames of its video a track has, in the order of its rows."""
-    return range(track["frame_start"], track["frame_stop"], track["frame_step"])
 
 
 def frames_shown(a: range, b: range, most: int = FRAMES_SHOWN) -> tuple[int, ...]:
@@ -243,15 +232,7 @@ def frames_shown(a: range, b: range, most: int = FRAMES_SHOWN) -> tuple[int, ...
     return tuple(common[place] for place in places)
 
 
-def _pick(store: FaceStore, track: Row, rows: Sequence[int]) -> UInt8Array:
-    """Some frames of a track, uint8 (T, S, S, 3), one by one: a long track whole may be too much."""
-    return np.concatenate([store.frames(track, row, row + 1) for row in rows])
-
-
-def _change_scores(store: FaceStore, track: Row) -> Float32Array | None:
-    """Of a track's frames, float32 (T,), read from its own partition alone."""
-    partition = str(track["array"]).rsplit("-", 1)[0]
-    found = store.read_partition("tracks", partition, ["video_id", "track_id", "change_scores"])
-    is_it = pc.and_(pc.equal(found["video_id"], track["video_id"]), pc.equal(found["track_id"], track["track_id"]))
-    scores = found.filter(is_it)["change_scores"].to_pylist()[0]
+def _change_scores(clips: ClipReader, track: Row) -> Float32Array | None:
+    """Of a track's frames, float32 (T,)."""
+    scores = clips.of_frames(track, "change_scores")
     return None if scores is None else np.array([np.nan if s is None else s for s in scores], np.float32)
