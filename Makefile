@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed
 MEDIA ?= ../shared/media
 
-.PHONY: setup test lint types unit test-faults demo repro bench bench-learning clean
+.PHONY: setup test lint types unit test-faults demo repro notebook bench bench-learning clean
 
 setup: $(INSTALLED)
 
@@ -41,6 +41,11 @@ demo: repro
 # `dvc repro` with the programs of the virtual environment.
 repro: $(INSTALLED)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/dvc repro
+
+# The notebook, executed, as docs/inspect-clips.md. It shows the demo's store, or what FACECLIPS_STORE, FACECLIPS_VIDEOS and
+# FACECLIPS_SCORES name, so keep faces that may not be published out of the repository.
+notebook: $(INSTALLED)
+	$(BIN)/python -m notebooks.render
 
 # Figures beside their goals, into docs/benchmarks.md: an hour on 2 cores that have nothing else to do. MEDIA: a folder
 # with clips/ and bench_1080p/, or of your own videos. ONLY=extract_speed,detect_speed: these again, the others as before.

@@ -1,0 +1,1 @@
+"""The notebook, and the program that renders it."""

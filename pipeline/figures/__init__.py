@@ -1,0 +1,1 @@
+"""Figures for notebooks, from arrays. :mod:`pipeline.viz` is their front."""
