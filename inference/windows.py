@@ -30,7 +30,7 @@ class CentreCrop(NamedTuple):
     """Side of the largest frames that are cut; others stay as they are."""
 
     def cut(self, frames: Tensor) -> Tensor:
-        """The middle of frames (T, S, S, 3); of an odd rest, the last row and column are the longer one's."""
+        """The middle of frames (T, S, S, 3); where the rest is odd, one more row and column goes at the end."""
         stored = frames.shape[1]
         if not self.side < stored <= self.largest:
             return frames
@@ -67,7 +67,7 @@ def plan_windows(lengths: Sequence[int], spec: ModelSpec, settings: PredictSetti
     """
     found = []
     side = spec.input_size
-    crop = CentreCrop(side, round(settings.centre_crop_up_to * side)) if settings.centre_crop_up_to > 1 else None
+    crop = CentreCrop(side, int(settings.centre_crop_up_to * side + 1e-9)) if settings.centre_crop_up_to > 1 else None
     for row, length in enumerate(lengths):
         if settings.windows is None:
             num_frames = max(LEAST_FRAMES, min(settings.max_frames, -(-length // spec.frame_step)))

@@ -37,7 +37,7 @@ class Entry:
             module = importlib.import_module(self.module)
         except KeyboardInterrupt:
             raise SystemExit(EXIT_INTERRUPTED) from None
-        except ImportError as error:
+        except (ImportError, OSError) as error:  # OSError: a native library that can't be opened.
             raise RunFailedError(
                 f"python -m {self.module} can't be loaded ({type(error).__name__}: {error}); install what is missing "
                 "(docs/troubleshooting.md)"

@@ -200,7 +200,7 @@ def plan_cluster(
         make = getattr(importlib.import_module(package), class_name)
     except ImportError as error:
         raise ClusterError(
-            f"--cluster {kind} needs a package that isn't here ({error}): pip install 'faceclips[{extra}]'"
+            f"--cluster {kind} needs a package that isn't here ({error}): pip install -e '.[{extra}]'"
         ) from error
     document = _read_options(options_file)
     options = document.get("cluster", {})
@@ -314,7 +314,7 @@ def _keys_folder(path: str, options: Mapping[str, Any]) -> str | None:
         raise ClusterOptionsError(f"{path}: 'cluster.security' is {encrypt!r}, expected true (the default) or false")
     can_encrypt = importlib.util.find_spec("cryptography") is not None
     if encrypt and not can_encrypt:
-        raise ClusterError(f"{path}: 'cluster.security: true' needs a package: pip install 'faceclips[tls]'")
+        raise ClusterError(f"{path}: 'cluster.security: true' needs a package: pip install -e '.[tls]'")
     if encrypt is False or not can_encrypt:
         return None
     folder = os.path.expandvars(str(options["shared_temp_directory"] or Path.cwd()))

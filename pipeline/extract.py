@@ -157,6 +157,7 @@ def _extract(request: _Request) -> tuple[Todo, int]:
             click.echo(note, err=True)
         num_workers, bounds = request.workers_and_bounds(todo)
         if request.dry_run:
+            request.machines.check()
             where = f"into {printable(request.store)}"
             click.echo(f"would extract {todo.num_pending} videos, {todo.num_done} are done, {where}")
             click.echo(f"in partitions of up to {bounds.videos}, by {request.machines.describe(num_workers)}")

@@ -9,7 +9,7 @@ from functools import cached_property, partial
 
 from pipeline.attempts import Task
 from pipeline.cluster import Engine, local_cluster, managed_cluster, remote_cluster, threads_per_worker
-from pipeline.cluster_options import TlsFiles, exposure_warning
+from pipeline.cluster_options import TlsFiles, exposure_warning, plan_cluster
 from pipeline.device import Device, choose_device, visible_gpus
 from pipeline.job import supervised, unsupervised
 from pipeline.runs import Run
@@ -66,6 +66,15 @@ class Machines:
         if self.cluster is not None:
             return managed_cluster(self.cluster, self.cluster_options, self.workers)
         return local_cluster(num_workers, self.gpus) if num_workers else nullcontext()
+
+    def check(self) -> None:
+        """See whether a cluster's options can be used, with nothing started.
+
+        Raises:
+            ClusterError: they can't, or a package is missing.
+        """
+        if self.cluster is not None:
+            plan_cluster(self.cluster, self.cluster_options, self.workers)
 
     def warning(self) -> str | None:
         """What a careful administrator would say."""

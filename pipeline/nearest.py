@@ -9,13 +9,17 @@ from itertools import islice
 from pathlib import Path
 
 _MAX_LOOKED_AT = 10_000
-"""Names in a folder: a message about a typing error needn't wait for a disk with all of DFDC on it."""
+"""Names: a message about a typing error needn't wait for a disk with all of DFDC on it, or for all of its videos."""
+
+
+LEAST_LIKENESS = 0.7
+"""Of what is suggested, as difflib has it: two names that share little but their ending are no slip of the hand."""
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
     """The name most like a mistyped one, whatever the case of its letters; None if none is like it."""
-    by_lower_case = {other.lower(): other for other in names}
-    found = difflib.get_close_matches(name.lower(), by_lower_case, n=1)
+    by_lower_case = {other.lower(): other for other in islice(names, _MAX_LOOKED_AT)}
+    found = difflib.get_close_matches(name.lower(), by_lower_case, n=1, cutoff=LEAST_LIKENESS)
     return by_lower_case[found[0]] if found else None
 
 
@@ -27,12 +31,14 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 def nearest_path(path: str) -> str | None:
     """A path that exists where this one has a mistyped name in it; None if it exists itself, is a URL or like none."""
-    if "://" in path or "\0" in path or Path(path).exists():
+    if "://" in path or "\0" in path or os.path.exists(path):  # noqa: PTH110 - Path.exists raises for names too long.
         return None
     found = Path()
     for part in Path(path).parts:
-        if not (found / part).exists():
-            meant = nearest(part, _names(found, hidden=part.startswith(".")))
+        if not os.path.exists(found / part):  # noqa: PTH110
+            # A broken link is there, and isn't meant.
+            names = _names(found, hidden=part.startswith("."))
+            meant = nearest(part, [name for name in names if name != part])
             if meant is None:
                 return None
             found /= meant

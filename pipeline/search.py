@@ -36,7 +36,7 @@ class Search:
     detect_seconds: float
     remarks: list[str]
     max_frames: int | None = None
-    """Of the video, that were looked at: ``detect.max_frames``."""
+    """Frames of a video that a pass may look at (``detect.max_frames``); None: all."""
 
 
 class Watcher(Protocol):

@@ -70,7 +70,8 @@ def _unknown_key(model: type[Section], location: tuple[int | str, ...]) -> str:
     """What is said of a key that there isn't: mistyped, or of another section."""
     name, allowed = str(location[-1]), _allowed_keys(model, location)
     elsewhere = (key for key in _all_keys(model) if key.rpartition(".")[2] == name)
-    meant = nearest(name, allowed) or next(elsewhere, None)
+    # The very name in another section is meant more likely than one that is like it here.
+    meant = next(elsewhere, None) or nearest(name, allowed)
     hint = f"did you mean '{meant}'? " if meant else ""
     return f"unknown key '{'.'.join(map(str, location))}'; {hint}allowed here: {', '.join(allowed)}"
 

@@ -142,8 +142,11 @@ class FaceStore:
 
         Raises:
             LookupError: there is no such track.
+            TypeError: a name alone doesn't say which track of a video is meant.
             StoreFormatError: a table is missing or damaged.
         """
+        if isinstance(which, str):
+            raise TypeError(f"a video may have several tracks: ({which!r}, 0) is its first one")
         if isinstance(which, tuple):
             array, row_start = self._find(*which)
         else:
@@ -157,11 +160,14 @@ class FaceStore:
         is_it = pc.and_(pc.equal(keys["video_id"], str(video_id)), pc.equal(keys["track_id"], int(track_id)))
         found = keys.filter(is_it).to_pylist()
         if not found:
-            video_ids = set(keys["video_id"].to_pylist())
-            meant = "" if video_id in video_ids else did_you_mean(str(video_id), video_ids)
-            raise LookupError(
-                f"{self.url} has no track {track_id} of video {video_id!r}{meant or '; its row in videos says why'}"
-            )
+            num_tracks = keys.filter(pc.equal(keys["video_id"], str(video_id))).num_rows
+            if num_tracks:
+                why = f"; it has {num_tracks}, counted from 0"
+            else:
+                video_ids = self.read_table("videos", ["video_id"])["video_id"].to_pylist()
+                is_there = video_id in video_ids
+                why = "; its row in videos says why" if is_there else did_you_mean(str(video_id), video_ids)
+            raise LookupError(f"{self.url} has no track {track_id} of video {video_id!r}{why}")
         return str(found[0]["array"]), int(found[0]["row_start"])
 
     def frames(

@@ -20,6 +20,7 @@ from pipeline.reporting.tally import LABEL_NAMES, LABELS, count_by
 from pipeline.store import FaceStore
 from pipeline.store_track import StoreTrack
 from pipeline.types import STATUSES, UInt8Array
+from pipeline.writer import StoreFormatError
 
 FACES_SHOWN = 8
 FACE_PIXELS = 96
@@ -54,7 +55,11 @@ def _or_why(show: Callable[[], str]) -> str:
     try:
         return show()
     except Exception as error:  # The boundary of what is shown: files behind a URL are damaged in all kinds of ways.
-        return f"<p><b>Can't be shown:</b> {_text(f'{type(error).__name__}: {error}')}</p>"
+        return _why_not(error)
+
+
+def _why_not(error: Exception) -> str:
+    return f"<p><b>Can't be shown:</b> {_text(f'{type(error).__name__}: {error}')}</p>"
 
 
 def _text(value: object) -> str:
@@ -124,8 +129,14 @@ def _faces(store: FaceStore, tracks: pa.Table) -> str:
     rows = np.unique(np.linspace(0, tracks.num_rows - 1, FACES_SHOWN).round().astype(np.int64))
     faces = tracks.take(pa.array(rows)).to_pylist()
     middles = ((face["row_stop"] - face["row_start"]) // 2 for face in faces)
-    frames = [store.frames(face, middle, middle + 1) for face, middle in zip(faces, middles, strict=True)]
-    return _pictures(frames, [f"{LABEL_NAMES.get(face['label'], '?')}, {face['video_id']}" for face in faces])
+    shown, lost = [], list[str]()
+    for face, middle in zip(faces, middles, strict=True):
+        name = f"{LABEL_NAMES.get(face['label'], '?')}, {face['video_id']}"
+        try:
+            shown.append((store.frames(face, middle, middle + 1), name))
+        except StoreFormatError as error:  # The others may be whole.
+            lost.append(_why_not(error))
+    return _pictures([frames for frames, _ in shown], [name for _, name in shown]) + "".join(lost)
 
 
 def _of_track(track: StoreTrack) -> Iterable[tuple[str, str]]:

@@ -97,8 +97,9 @@ def read_manifest(files: StoreFiles) -> dict[str, Any]:
 
 def _a_store_in(files: StoreFiles) -> str:
     """For whoever names the folder that stores lie in."""
-    found = sorted(Path(files.url).glob("*/store.json")) if files.is_local else []
-    return f"; did you mean {str(found[0].parent)!r}?" if found else ""
+    # The first that comes: who names the wrong folder needn't wait for all of it to be looked through.
+    found = next(Path(files.url).glob("*/store.json"), None) if files.is_local else None
+    return f"; did you mean {str(found.parent)!r}?" if found is not None else ""
 
 
 def check_settings(url: str, settings: Settings) -> bool:

@@ -137,6 +137,23 @@ def test_a_path_is_mended_as_it_was_given(tmp_path: Path, monkeypatch: pytest.Mo
     assert nearest_path("vidoes") == "videos"
 
 
+def test_a_path_that_can_not_be_looked_at_is_like_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert nearest_path("x" * 300) is None
+    Path("labels.csv").symlink_to("/nowhere/labels.csv")
+    assert nearest_path("labels.csv") is None
+
+
+def test_names_that_share_their_ending_only_are_not_meant() -> None:
+    assert nearest("nope.mp4", ["tznpziuejr.mp4"]) is None
+
+
+def test_a_name_among_very_many_is_not_looked_for_in_all_of_them() -> None:
+    names = (f"{number:06}" for number in range(30_000))
+    assert nearest("000001x", names) == "000001"
+    assert next(names) == "010000"
+
+
 class _Inner(Section):
     probability: float = 0.5
 

@@ -62,6 +62,12 @@ def test_an_unknown_key_is_named_beside_those_its_section_has() -> None:
     assert "allowed here: mode, size, margin, follow_scale, follow_percentile" in message
 
 
+def test_a_key_of_another_section_is_told_rather_than_one_like_it() -> None:
+    assert "did you mean 'detect.max_frames'?" in message_of({"track": {"max_frames": 30}})
+    assert "did you mean 'track.min_frames'?" in message_of({"detect": {"min_frames": 30}})
+    assert "did you mean 'max_faces'?" in message_of({"track": {"max_face": 3}})
+
+
 def test_an_unknown_section_is_named_beside_all_sections_of_all_stages() -> None:
     message = message_of({"cropp": {}})
     assert "unknown key 'cropp'" in message

@@ -686,3 +686,18 @@ def test_a_store_that_somebody_writes_to_is_refused_and_left_alone(
         assert extract(videos, copy, "--params", params).exit_code == 0, "with nothing to do there is nothing to refuse"
     assert extract(inputs, copy, "--params", params).exit_code == 0
     assert statuses(copy)["new.mp4"] == "ok"
+
+
+def test_a_dry_run_reads_the_options_of_a_cluster(videos: Path, tmp_path: Path) -> None:
+    options = tmp_path / "slurm.yaml"
+    command = [videos, tmp_path / "store", "--cluster", "slurm", "--cluster-options", options, "--dry-run"]
+    options.write_text("cluster: {queu: normal}\nscale: 4\n", encoding="utf-8")
+    ended = CliRunner().invoke(main, [*map(str, command)])
+    assert ended.exit_code == 2
+    assert "did you mean 'queue'?" in ended.output
+
+    options.write_text("cluster: {queue: normal, cores: 1, memory: 2GB}\nscale: 4\n", encoding="utf-8")
+    ended = CliRunner().invoke(main, [*map(str, command)])
+    assert ended.exit_code == 0, ended.output
+    assert "by workers on slurm" in ended.output
+    assert not (tmp_path / "store").exists()

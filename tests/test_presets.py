@@ -240,6 +240,18 @@ def test_the_page_about_them_names_each_with_its_command() -> None:
     assert named == {path.stem for path in PARAMS.glob("seed-*.yaml")}
 
 
+def words(text: str) -> str:
+    """Commands without what only arranges them on a page."""
+    return " ".join(text.replace("\\\n", " ").split())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_preset_begins_with_the_command_that_the_page_has(name: str) -> None:
+    text = (PARAMS / f"{name}.yaml").read_text(encoding="utf-8")
+    (command,) = re.findall(r"^# (python -m training\.train .*\\\n#.*)", text, re.MULTILINE)
+    assert words(command.replace("\n#", "\n")) in words(PAGE)
+
+
 def test_the_page_joins_two_submissions(tmp_path: Path) -> None:
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     (tmp_path / "results").mkdir()

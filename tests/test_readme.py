@@ -86,6 +86,11 @@ def test_every_command_has_the_options_it_is_shown_with(page: str, module: str, 
     parse(click_command(module), module, [word.strip("[]") for word in arguments if word != "..."])
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_nothing_is_left_to_be_filled_in(page: Path) -> None:
+    assert re.findall(r"\b[A-Z]+_(?:TABLE|MINUTES|SECONDS)\b|\bTODO\b|\bTBD\b", page.read_text(encoding="utf-8")) == []
+
+
 def test_every_benchmark_that_is_named_exists() -> None:
     named = {name for path in PAGES for name in re.findall(r"\bbenchmarks\.([a-z_]+)\b", path.read_text())} - {"md"}
     assert named

@@ -16,13 +16,13 @@ from pipeline.reporting.histogram import (
     LEFT,
     MOST_BARS,
     WIDTH,
+    Bins,
     Captions,
-    Float64Array,
     Histogram,
-    even_edges,
+    even_bins,
     histogram,
-    share_edges,
-    whole_edges,
+    share_bins,
+    whole_bins,
 )
 from pipeline.reporting.probability_chart import MOST_WINDOWS, probability_chart
 from pipeline.reporting.probability_chart import WIDTH as CHART_WIDTH
@@ -33,8 +33,8 @@ from pipeline.reporting.score_figures import reliability
 NAN = float("nan")
 
 
-def drawn(values: list[float], labels: list[float], edges: Float64Array) -> Histogram:
-    return histogram(np.array(values, float), np.array(labels, float), edges, Captions("T", "u", "tracks"))
+def drawn(values: list[float], labels: list[float], bins: Bins) -> Histogram:
+    return histogram(np.array(values, float), np.array(labels, float), bins, Captions("T", "u", "tracks"))
 
 
 # Scales
@@ -71,7 +71,7 @@ def test_counts_are_short() -> None:
 
 
 def test_bars_are_stacked_by_label_and_as_high_as_counts() -> None:
-    chart = drawn([0.05, 0.05, 0.05, 0.55], [0, 1, NAN, 1], share_edges(10))
+    chart = drawn([0.05, 0.05, 0.05, 0.55], [0, 1, NAN, 1], share_bins(10))
     first = sorted((bar for bar in chart.bars if bar.x < LEFT + 10), key=lambda bar: -bar.y)
     assert [bar.series for bar in first] == [0, 1, 2]
     for lower, upper in pairwise(first):
@@ -83,7 +83,7 @@ def test_bars_are_stacked_by_label_and_as_high_as_counts() -> None:
 
 
 def test_a_histogram_says_in_words_what_it_shows() -> None:
-    chart = drawn([1, 2, 3, 10], [0, 0, 1, 1], whole_edges(np.array([1.0, 2, 3, 10])))
+    chart = drawn([1, 2, 3, 10], [0, 0, 1, 1], whole_bins(np.array([1.0, 2, 3, 10])))
     assert chart.description == (
         "T, a histogram of 4 tracks: from 1 to 10, median 2.5, the middle half from 1.75 to 4.75; "
         "medians: REAL 1.5, FAKE 6.5"
@@ -92,25 +92,41 @@ def test_a_histogram_says_in_words_what_it_shows() -> None:
 
 
 def test_without_values_there_are_no_bars() -> None:
-    for edges in (whole_edges(np.empty(0)), even_edges(np.empty(0)), share_edges()):
-        chart = drawn([], [], edges)
+    for bins in (whole_bins(np.empty(0)), even_bins(np.empty(0)), share_bins()):
+        chart = drawn([], [], bins)
         assert chart.bars == ()
         assert chart.description == "T, a histogram of 0 tracks"
 
 
 def test_a_long_tail_is_in_the_last_bar_and_said() -> None:
     values = np.r_[np.arange(1000) % 10, 5000.0]
-    edges = whole_edges(values)
-    assert edges.tolist() == [i - 0.5 for i in range(11)]
-    chart = drawn(values.tolist(), [0] * 1001, edges)
+    bins = whole_bins(values)
+    assert bins.edges.tolist() == [i - 0.5 for i in range(11)]
+    chart = drawn(values.tolist(), [0] * 1001, bins)
     assert chart.note == "the last bar has all beyond 9, too: 1"
 
 
+def test_even_bars_that_begin_at_a_half_are_not_taken_for_whole_numbers() -> None:
+    scores = np.r_[0.51, np.linspace(0.9, 0.999, 200)]
+    bins = even_bins(scores, highest=1.0, least_span=0.1)
+    assert bins.edges[0] == 0.5
+    assert len(drawn(scores.tolist(), [0] * len(scores), bins).x_ticks) >= 3
+
+    sizes = np.r_[np.linspace(38, 89, 300), 500.0]
+    bins = even_bins(sizes, lowest=0.0, least_span=20.0)
+    assert bins.edges[0] % 1 == 0.5
+    assert drawn(sizes.tolist(), [0] * 301, bins).note == f"the last bar has all beyond {bins.edges[-1]:g}, too: 1"
+
+
+def test_no_face_has_a_size_below_zero() -> None:
+    assert even_bins(np.full(9, 13.0), lowest=0.0, least_span=20.0).edges[0] == 0
+
+
 def test_whole_numbers_are_in_the_middle_of_their_bars() -> None:
-    edges = whole_edges(np.array([90.0] * 5))
-    assert 90 in (edges[:-1] + 0.5)
-    assert len(edges) - 1 >= 5
-    chart = drawn([90.0] * 5, [0] * 5, edges)
+    bins = whole_bins(np.array([90.0] * 5))
+    assert 90 in (bins.edges[:-1] + 0.5)
+    assert len(bins) >= 5
+    chart = drawn([90.0] * 5, [0] * 5, bins)
     (bar,) = chart.bars
     (tick,) = (tick for tick in chart.x_ticks if tick.label == "90")
     assert tick.at == pytest.approx(bar.x + bar.width / 2, abs=0.2)
@@ -124,14 +140,14 @@ def test_every_value_has_its_bar_and_bars_stay_inside(values: list[float], kind:
         array = array.round()
     if kind == "capped":
         array = array / 1e6
-    edges = {
-        "whole": lambda: whole_edges(array), "even": lambda: even_edges(array),
-        "capped": lambda: even_edges(array, 1.0, least_span=0.1),
+    bins = {
+        "whole": lambda: whole_bins(array), "even": lambda: even_bins(array, lowest=0.0),
+        "capped": lambda: even_bins(array, highest=1.0, least_span=0.1),
     }[kind]()  # fmt: skip
-    assert 1 <= len(edges) - 1 <= MOST_BARS + 2
-    assert (np.diff(edges) > 0).all()
-    assert edges[0] <= array.min()
-    chart = drawn(array.tolist(), [0] * len(array), edges)
+    assert 1 <= len(bins) <= MOST_BARS + 2
+    assert (np.diff(bins.edges) > 0).all()
+    assert bins.edges[0] <= array.min()
+    chart = drawn(array.tolist(), [0] * len(array), bins)
     assert chart.bars
     assert chart.x_ticks
     for bar in chart.bars:

@@ -150,7 +150,7 @@ def test_without_labels_there_are_no_figures(tmp_path: Path) -> None:
     store = write_store(tmp_path / "store", [[make_video("u.mp4", [9])]])
     page = page_of(store, scores=write_scores(tmp_path / "s.parquet", store, score_rows(store, {"u.mp4": 0.5})))
     plain = page.section("scores").plain
-    assert "no labels" in plain
+    assert "none labelled" in plain
     assert "Worst videos" not in plain
     assert "Calibration" not in plain
 

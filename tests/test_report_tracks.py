@@ -262,13 +262,22 @@ def test_what_went_wrong_comes_first(tmp_path: Path) -> None:
     of_videos, of_tracks = tables(store)
     found = notices(store_view(store, of_videos, of_tracks), of_videos, None, 1, 9)
     assert [(notice.kind, notice.section) for notice in found] == [
-        ("bad", "failures"), ("bad", "damaged"), ("note", "failures"), ("note", "outcomes"), ("note", "outcomes"),
+        ("bad", "failures"), ("bad", "damaged"), ("note", "failures"), *[("note", "outcomes")] * 4,
     ]  # fmt: skip
     assert found[0].text == "1 of 4 videos (25.0 %) ended in an error."
     assert found[2].text == "4 of 4 videos (100.0 %) lack frames that failed to decode, 4 in all."
 
     fine = original("o.mp4")
     fine = replace(fine, outcome=replace(fine.outcome, num_frames_failed=0))
+    store = write_store(tmp_path / "crowd", [[fine]])
+    of_videos, of_tracks = tables(store)
+    found = notices(store_view(store, of_videos, of_tracks), of_videos, None, 0, 9)
+    assert [notice.text for notice in found] == [
+        "1 of 1 video (100.0 %) show more faces than track.max_faces, which were left out: 1 in all.",
+        "1 of 1 video (100.0 %) show faces for less than track.min_frames, which were left out: 2 in all.",
+    ]
+
+    fine = replace(fine, outcome=replace(fine.outcome, num_tracks_too_short=0, num_tracks_over_max_faces=0))
     store = write_store(tmp_path / "fine", [[fine]])
     of_videos, of_tracks = tables(store)
     (good,) = notices(store_view(store, of_videos, of_tracks), of_videos, None, 0, 9)

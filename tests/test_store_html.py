@@ -56,8 +56,14 @@ def test_a_track_is_found_by_number_and_by_name(store: FaceStore) -> None:
 
 
 def test_a_track_that_is_not_there_is_told(store: FaceStore) -> None:
-    with pytest.raises(LookupError, match=r"has no track 7 of video 'a/x.mp4'"):
+    with pytest.raises(LookupError, match=r"has no track 7 of video 'a/x.mp4'; it has 2, counted from 0$"):
         store.track(("a/x.mp4", 7))
+    with pytest.raises(LookupError, match=r"of video 'a/X.mp4'; did you mean 'a/x.mp4'\?$"):
+        store.track(("a/X.mp4", 0))
+    with pytest.raises(LookupError, match="its row in videos says why"):
+        store.track(("a/none.mp4", 0))
+    with pytest.raises(TypeError, match=r"\('a/x.mp4', 0\) is its first one"):
+        store.track("a/x.mp4")  # type: ignore[arg-type]
     with pytest.raises(IndexError, match="there is no track 3: the store has 3"):
         store.track(3)
 
@@ -120,6 +126,13 @@ def test_a_store_whose_frames_are_gone_still_says_what_it_holds(store: FaceStore
     assert _cells(html, "total") == ["3", "3", "32"]
     assert "Can't be shown:</b> StoreFormatError" in html
     assert "Can't be shown:</b> StoreFormatError" in store.track(0)._repr_html_()
+
+
+def test_a_clip_that_is_lost_leaves_the_others(store: FaceStore) -> None:
+    shutil.rmtree(Path(store.url) / "arrays" / store.tracks["array"].to_pylist()[0])
+    html = FaceStore.open(store.url)._repr_html_()
+    assert html.count("Can't be shown:</b> ") == 2
+    assert html.count("data:image/jpeg") == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1 not quite"])

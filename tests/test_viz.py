@@ -69,6 +69,7 @@ FIGURES: dict[str, Callable[[], NotebookFigure]] = {
     "a track of one frame": lambda: viz.track_over_time([0], boxes(1), [0.9], [True]),
     "unknown scores": lambda: viz.side_by_side(clip(), clip(), change_scores=np.full(T, np.nan)),
     "no windows": lambda: viz.scores_on_clip(clip(), None, np.zeros((0, 2)), []),
+    "no models": lambda: viz.scores_on_clip(clip(), None, np.zeros((0, 2)), [], []),
     "no faces": lambda: viz.boxes_on_frame(clip()[0], np.zeros((0, 4))),
 }
 
@@ -178,6 +179,18 @@ def test_scores_span_their_windows() -> None:
     np.testing.assert_allclose(spans, [[(0, 0.2), (0.32, 0.2)], [(0.64, 0.9), (0.96, 0.9)]])
     assert legend_of(chart) == ["m"]
     assert {"0.20", "0.90"} <= {text.get_text() for text in chart.texts}
+
+
+def test_every_model_is_in_the_legend_whatever_its_name() -> None:
+    figure = viz.scores_on_clip(clip(), SECONDS, [(0, 8), (0, 8)], [0.2, 0.9], ["_mine", "other"])
+    assert legend_of(figure.axes[1]) == ["_mine", "other"]
+
+
+def test_a_face_that_is_its_original_to_the_bit_has_a_curve() -> None:
+    figure = viz.side_by_side(clip(), clip(), change_scores=np.zeros(T))
+    (curve,) = figure.axes[3].lines
+    assert (np.asarray(curve.get_ydata()) == 0.1).all()
+    assert figure.axes[3].get_ylim()[0] < 0.1
 
 
 def test_boxes_differ_in_colour_and_in_line_style() -> None:

@@ -106,7 +106,16 @@ def test_clips_come_as_the_store_has_them_and_what_is_damaged_says_so(tmp_path: 
 
 @pytest.mark.parametrize(
     ("up_to", "input_size", "shown"),
-    [(1.0, 14, 16), (1.2, 14, 14), (1.1, 14, 16), (1.2, 16, 16), (1.2, 64, 16), (1.34, 12, 12), (1.2, 13, 13)],
+    [
+        (1.0, 14, 16),
+        (1.2, 14, 14),
+        (1.1, 14, 16),
+        (1.2, 16, 16),
+        (1.2, 64, 16),
+        (1.34, 12, 12),
+        (1.2, 13, 16),
+        (1.25, 13, 13),
+    ],
 )
 def test_frames_little_larger_than_the_input_are_cut_to_it(
     tmp_path: Path, up_to: float, input_size: int, shown: int

@@ -35,6 +35,9 @@ from pipeline.figures.strip import (
 )
 from pipeline.types import UInt8Array
 
+LEAST_CHANGE = 0.1
+"""Scores of change below are drawn there, as in the report."""
+
 
 def film_strip(
     frames: UInt8Array,
@@ -134,8 +137,10 @@ def _draw_change(axes: Axes, timeline: Timeline, scores: Float64Array, min_chang
     """Scores of change on a logarithmic scale; compression alone gives about 1."""
     plain_axes(axes)
     axes.set_yscale("log")
-    axes.plot(timeline.starts, scores, color=INK, linewidth=1.2)
-    known = scores[np.isfinite(scores) & (scores > 0)]
+    # A face that is its original to the bit has 0, which is no place on this scale; NaN stays NaN, a gap.
+    drawn = np.maximum(scores, LEAST_CHANGE)
+    axes.plot(timeline.starts, drawn, color=INK, linewidth=1.2)
+    known = drawn[np.isfinite(drawn)]
     low, high = (known.min(), known.max()) if len(known) else (1.0, 1.0)
     axes.set(ylim=(min(0.5, low / 1.3), max(10.0, high * 1.3)), xlabel=timeline.label, ylabel="change score")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")

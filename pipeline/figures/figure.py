@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patheffects import AbstractPathEffect, withStroke
 from matplotlib.text import Text
 from numpy.typing import ArrayLike, NDArray
@@ -194,13 +196,18 @@ def plain_text(text: Text) -> Text:
     return text
 
 
-def legend_above(axes: Axes) -> None:
-    """The names of what is drawn, in one row at the right above it."""
+def legend_above(axes: Axes, lines: Sequence[Line2D] | None = None) -> None:
+    """The names of what is drawn, or of these lines, in one row at the right above it."""
+    found = axes.get_legend_handles_labels()[0] if lines is None else list(lines)
+    if not found:
+        return
+    # Named afterwards, since matplotlib leaves out names that begin with an underscore.
     legend = axes.legend(
-        loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2, frameon=False, fontsize=SMALL, labelcolor=INK,
-        columnspacing=1.4, handletextpad=0.6, ncols=6,
+        found, ["name"] * len(found), loc="lower right", bbox_to_anchor=(1, 1), borderaxespad=0.2, frameon=False,
+        fontsize=SMALL, labelcolor=INK, columnspacing=1.4, handletextpad=0.6, ncols=6,
     )  # fmt: skip
-    for text in legend.get_texts():
+    for text, line in zip(legend.get_texts(), found, strict=True):
+        text.set_text(str(line.get_label()))
         plain_text(text)
 
 

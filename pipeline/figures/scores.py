@@ -84,26 +84,27 @@ def scores_on_clip(
     draw_strip(strip, frames[shown], edges)
     set_title(strip, title)
     names = ["probability"] * len(windows) if models is None else list(models)
-    _draw_probabilities(chart, timeline, windows, values, names)
+    colours = {name: LINE_COLOURS[i % len(LINE_COLOURS)] for i, name in enumerate(dict.fromkeys(names))}
+    _draw_probabilities(chart, timeline, windows, values, [colours[name] for name in names])
     if models is not None:
-        legend_above(chart)
+        lines = [
+            Line2D([], [], color=c, linewidth=2.2, label=shortened(name, _MAX_NAME)) for name, c in colours.items()
+        ]
+        legend_above(chart, lines)
     return figure
 
 
 def _draw_probabilities(
-    axes: Axes, timeline: Timeline, windows: Int64Array, probabilities: Float64Array, names: Sequence[str]
+    axes: Axes, timeline: Timeline, windows: Int64Array, probabilities: Float64Array, colours: Sequence[str]
 ) -> None:
     plain_axes(axes)
     axes.axhline(0.5, color=FAINT, linewidth=0.8, zorder=0)
     ends = np.append(timeline.starts, timeline.stop)
-    colours = {name: LINE_COLOURS[i % len(LINE_COLOURS)] for i, name in enumerate(dict.fromkeys(names))}
-    for (start, stop), value, name in zip(windows, probabilities, names, strict=True):
-        axes.hlines(value, ends[start], ends[stop], color=colours[name], linewidth=2.2)
-        axes.plot([ends[start], ends[stop]], [value] * 2, "|", color=colours[name], markersize=7, clip_on=False)
+    for (start, stop), value, colour in zip(windows, probabilities, colours, strict=True):
+        axes.hlines(value, ends[start], ends[stop], color=colour, linewidth=2.2)
+        axes.plot([ends[start], ends[stop]], [value] * 2, "|", color=colour, markersize=7, clip_on=False)
     if len(np.unique(windows, axis=0)) <= _MOST_VALUES:
-        _write_extremes(axes, ends, windows, probabilities, [colours[name] for name in names])
-    for name, colour in colours.items():
-        axes.add_line(Line2D([], [], color=colour, linewidth=2.2, label=shortened(name, _MAX_NAME)))
+        _write_extremes(axes, ends, windows, probabilities, colours)
     axes.set(ylim=(-0.16, 1.16), xlabel=timeline.label, ylabel="probability of FAKE")
     axes.set_yticks([0, 0.5, 1], ["0 REAL", "0.5", "1 FAKE"])
 

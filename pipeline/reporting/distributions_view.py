@@ -7,13 +7,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.reporting.histogram import (
+    Bins,
     Captions,
     Float64Array,
     Histogram,
-    even_edges,
+    even_bins,
     histogram,
-    share_edges,
-    whole_edges,
+    share_bins,
+    whole_bins,
 )
 
 
@@ -32,11 +33,23 @@ def distributions(videos: pa.Table, tracks: pa.Table) -> tuple[Histogram, ...]:
         _floats(tracks[name]) for name in ("mean_face_size", "observed_fraction", "mean_score")
     )  # fmt: skip
     return (
-        histogram(faces, _floats(videos["label"]), whole_edges(faces), Captions("Faces a video", "faces", "videos")),
-        _of_tracks(lengths, of_tracks, whole_edges(lengths), "Length of a track", "frames"),
-        _of_tracks(sizes, of_tracks, even_edges(sizes, least_span=20.0), "Size of a face", "pixels of the video, mean"),
-        _of_tracks(observed, of_tracks, share_edges(), "Observed share", "share of frames with a detection"),
-        _of_tracks(scores, of_tracks, even_edges(scores, 1.0, 0.1), "Detection score", "probability of a face, mean"),
+        histogram(faces, _floats(videos["label"]), whole_bins(faces), Captions("Faces a video", "faces", "videos")),
+        _of_tracks(lengths, of_tracks, whole_bins(lengths), "Length of a track", "frames"),
+        _of_tracks(
+            sizes,
+            of_tracks,
+            even_bins(sizes, lowest=0.0, least_span=20.0),
+            "Size of a face",
+            "pixels of the video, mean",
+        ),
+        _of_tracks(observed, of_tracks, share_bins(), "Observed share", "share of frames with a detection"),
+        _of_tracks(
+            scores,
+            of_tracks,
+            even_bins(scores, highest=1.0, least_span=0.1),
+            "Detection score",
+            "probability of a face, mean",
+        ),
     )
 
 
@@ -48,9 +61,9 @@ def faces_per_video(videos: pa.Table, tracks: pa.Table) -> Float64Array:
     return np.asarray(pc.fill_null(found, 0).to_numpy(zero_copy_only=False), np.float64)
 
 
-def _of_tracks(values: Float64Array, labels: Float64Array, edges: Float64Array, title: str, unit: str) -> Histogram:
+def _of_tracks(values: Float64Array, labels: Float64Array, bins: Bins, title: str, unit: str) -> Histogram:
     known = np.isfinite(values)
-    return histogram(values[known], labels[known], edges, Captions(title, unit, "tracks"))
+    return histogram(values[known], labels[known], bins, Captions(title, unit, "tracks"))
 
 
 def _floats(column: pa.ChunkedArray) -> Float64Array:

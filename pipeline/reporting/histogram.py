@@ -45,6 +45,19 @@ class AxisTick:
     label: str
 
 
+@dataclass(frozen=True, eq=False)
+class Bins:
+    """Which values share a bar."""
+
+    edges: Float64Array
+    """float64 (B + 1,), ascending; bars are half-open."""
+    is_whole: bool = False
+    """Values are whole numbers, with edges half-way between them."""
+
+    def __len__(self) -> int:
+        return len(self.edges) - 1
+
+
 @dataclass(frozen=True)
 class Captions:
     """What is written on a drawing."""
@@ -77,58 +90,62 @@ class Histogram:
     bottom: int = HEIGHT - BOTTOM
 
 
-def histogram(values: Float64Array, labels: Float64Array, edges: Float64Array, captions: Captions) -> Histogram:
+def histogram(values: Float64Array, labels: Float64Array, of: Bins, captions: Captions) -> Histogram:
     """Bars of values by label.
 
     Args:
         values: float64 (N,), finite.
         labels: float64 (N,), of each: 0, 1, or NaN for unknown.
-        edges: float64 (B + 1,), ascending; bars are half-open, and the outer ones have what lies beyond, too.
+        of: which values share a bar; the outer ones have what lies beyond, too.
         captions: of the drawing.
     """
-    bins = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
+    edges = of.edges
+    bins = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(of) - 1)
     of_label = [np.isnan(labels) if label is None else labels == label for label in LABELS]
-    counts = np.stack([np.bincount(bins[chosen], minlength=len(edges) - 1) for chosen in of_label])
+    counts = np.stack([np.bincount(bins[chosen], minlength=len(of)) for chosen in of_label])
     most = int(counts.sum(axis=0).max(initial=0))
     y_values = [v for v in round_ticks(0, max(most, 1), 4) if v == int(v)]
     num_beyond = int((values > edges[-1]).sum())
     return Histogram(
         bars=_bars(counts, edges, most) if len(values) else (),
-        x_ticks=tuple(AxisTick(_x(value, edges), tick_label(value)) for value in _x_ticks(edges)),
+        x_ticks=tuple(AxisTick(_x(value, edges), tick_label(value)) for value in _x_ticks(of)),
         y_ticks=tuple(AxisTick(_y(value, most), short_count(value)) for value in y_values),
         description=_description(values, of_label, captions),
-        note=f"the last bar has all beyond {_edge(edges)}, too: {num_beyond:,}" if num_beyond else "",
+        note=f"the last bar has all beyond {_edge(of)}, too: {num_beyond:,}" if num_beyond else "",
         captions=captions,
     )
 
 
-def whole_edges(values: Float64Array) -> Float64Array:
-    """Edges of bars of whole numbers, each with its number in the middle; of several numbers each where there are many.
+def whole_bins(values: Float64Array) -> Bins:
+    """Bars of whole numbers, each with its number in the middle; of several numbers each where there are many.
 
     Args:
         values: float64 (N,), whole and at least 0.
     """
     if not len(values):
-        return np.array([-0.5, 0.5])
+        return Bins(np.array([-0.5, 0.5]), is_whole=True)
     low, high = int(values.min()), int(np.quantile(values, TAIL, method="higher"))
     if high - low < FEWEST_BARS - 1:
         low = max(0, low - FEWEST_BARS // 2)
         high = max(high, low + FEWEST_BARS - 1)
     step = int(np.ceil(round_step(high - low + 1, MOST_BARS)))
     num_bars = -(-(high - low + 1) // step)
-    return np.asarray(low - 0.5 + step * np.arange(num_bars + 1), np.float64)
+    return Bins(np.asarray(low - 0.5 + step * np.arange(num_bars + 1), np.float64), is_whole=True)
 
 
-def even_edges(values: Float64Array, highest: float | None = None, least_span: float = 0.0) -> Float64Array:
-    """Edges of bars of equal and round width over all values but a long tail.
+def even_bins(
+    values: Float64Array, lowest: float | None = None, highest: float | None = None, least_span: float = 0.0
+) -> Bins:
+    """Bars of equal and round width over all values but a long tail.
 
     Args:
         values: float64 (N,), finite.
-        highest: that can be.
+        lowest: that can be.
+        highest: likewise.
         least_span: of the axis: where all values are alike, their last digits say nothing.
     """
     if not len(values):
-        return np.array([0.0, 1.0])
+        return Bins(np.array([0.0, 1.0]))
     low, high = float(values.min()), float(np.quantile(values, TAIL, method="higher"))
     span = max(high - low, least_span, abs(high) / 50) or 1.0
     low = min(low, high - span)
@@ -136,12 +153,14 @@ def even_edges(values: Float64Array, highest: float | None = None, least_span: f
     first, last = int(np.floor(low / step + 1e-9)), int(np.floor(high / step + 1e-9)) + 1
     if highest is not None:
         last = min(last, int(np.ceil(highest / step - 1e-9)))
-    return np.asarray(np.arange(min(first, last - 1), last + 1) * step, np.float64)
+    if lowest is not None:
+        first = max(first, int(np.floor(lowest / step + 1e-9)))
+    return Bins(np.asarray(np.arange(min(first, last - 1), last + 1) * step, np.float64))
 
 
-def share_edges(bars: int = 20) -> Float64Array:
-    """Edges of bars over [0, 1]."""
-    return np.asarray(np.arange(bars + 1) / bars, np.float64)
+def share_bins(bars: int = 20) -> Bins:
+    """Bars over [0, 1]."""
+    return Bins(np.asarray(np.arange(bars + 1) / bars, np.float64))
 
 
 def _x(value: float, edges: Float64Array) -> float:
@@ -153,18 +172,14 @@ def _y(count: float, most: int) -> float:
     return round(HEIGHT - BOTTOM - count / max(most, 1) * (HEIGHT - TOP - BOTTOM), 1)
 
 
-def _edge(edges: Float64Array) -> str:
+def _edge(of: Bins) -> str:
     """The last value in place, of whole numbers the number itself."""
-    return tick_label(edges[-1] - 0.5 if _has_whole_bars(edges) else edges[-1])
+    return tick_label(of.edges[-1] - 0.5 if of.is_whole else of.edges[-1])
 
 
-def _has_whole_bars(edges: Float64Array) -> bool:
-    return bool(edges[0] % 1 == 0.5)
-
-
-def _x_ticks(edges: Float64Array) -> list[float]:
-    ticks = round_ticks(float(edges[0]), float(edges[-1]), 6)
-    return [tick for tick in ticks if not _has_whole_bars(edges) or tick == int(tick)]
+def _x_ticks(of: Bins) -> list[float]:
+    ticks = round_ticks(float(of.edges[0]), float(of.edges[-1]), 6)
+    return [tick for tick in ticks if not of.is_whole or tick == int(tick)]
 
 
 def _bars(counts: NDArray[np.int64], edges: Float64Array, most: int) -> tuple[Bar, ...]:

@@ -31,7 +31,7 @@ def notices(
 
     Args:
         store: what became of videos.
-        videos: with ``num_frames_failed``.
+        videos: with ``num_frames_failed``, ``num_tracks_too_short`` and ``num_tracks_over_max_faces``.
         scores: where they were asked for.
         num_damaged: clips that couldn't be read.
         num_shown: clips that were to be shown.
@@ -57,16 +57,26 @@ def notices(
                 "failures",
             )
         )
-    for status, said in (("no_face", "show no face"), ("too_short", "show faces for too short a time only")):
+    for status, said in (("no_face", "no face was found"), ("too_short", "faces were found for too short a time only")):
         if number := store.num_with(status):
-            found.append(Notice("note", f"{_of(number, total)} {said}.", "outcomes"))
+            found.append(Notice("note", f"In {_of(number, total)} {said}.", "outcomes"))
+    for column, said in (
+        ("num_tracks_over_max_faces", "show more faces than track.max_faces, which were left out"),
+        ("num_tracks_too_short", "show faces for less than track.min_frames, which were left out"),
+    ):
+        # Of those without a track it is said above.
+        left_out = videos.filter(pc.equal(videos["status"], "ok"))[column]
+        if number := int(pc.sum(pc.greater(left_out, 0)).as_py() or 0):
+            found.append(
+                Notice("note", f"{_of(number, total)} {said}: {pc.sum(left_out).as_py():,} in all.", "outcomes")
+            )
     if store.videos.counts[-1]:
         found.append(Notice("note", f"{_of(store.videos.counts[-1], total)} have no label.", "outcomes"))
     if scores is not None and scores.num_errors:
         found.append(Notice("bad", f"{_of(scores.num_errors, scores.num_windows, 'window')} have no score.", "scores"))
     # sorted() keeps the order of those that are alike.
     return tuple(sorted(found, key=lambda notice: notice.kind != "bad")) or (
-        Notice("good", "Every video ended well: a track of every face, and no frame lost.", ""),
+        Notice("good", "Every video has a track of each face that was found, and no frame failed to decode.", ""),
     )
 
 

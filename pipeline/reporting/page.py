@@ -31,7 +31,6 @@ def render(**sections: Any) -> str:
     environment.filters |= {
         "number": lambda value: f"{value:,}",
         "fixed": _fixed,
-        "score": _fixed,
         "percent": lambda share: f"{100 * share:.1f} %",
         "plural": lambda count, noun: f"{count:,} {noun}{'s' * (count != 1)}",
         "label_class": lambda name: LABEL_CLASSES.get(name, "none"),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipeline.pictures import FRAME_PIXELS
 from pipeline.reporting.clip_reader import ClipReader, Film, Row
-from pipeline.reporting.histogram import Captions, Histogram, histogram, share_edges
+from pipeline.reporting.histogram import Captions, Histogram, histogram, share_bins
 from pipeline.reporting.probability_chart import STYLES, ProbabilityChart, probability_chart
 from pipeline.reporting.reliability_chart import ReliabilityChart, reliability_chart
 from pipeline.reporting.score_figures import CLIP, Figures, Reliability, figures, log_losses, reliability
@@ -149,7 +149,7 @@ def scores_view(clips: ClipReader, videos: pa.Table, tracks: pa.Table, table: Sc
         ),
         styles=STYLES,
         histogram=histogram(
-            means.probability, labels, share_edges(),
+            means.probability, labels, share_bins(),
             Captions("Probability of FAKE", "probability of FAKE, mean of models", "videos"),
         ),
         reliability=found,
