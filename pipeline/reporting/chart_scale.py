@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 _ROUND = (1.0, 2.0, 2.5, 5.0, 10.0)
+
+
+@dataclass(frozen=True)
+class Tick:
+    """A value on an upright axis."""
+
+    y: float
+    label: str
 
 
 def round_step(span: float, most: int) -> float:

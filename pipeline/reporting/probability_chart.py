@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.reporting.chart_scale import Tick
 from pipeline.reporting.clip_reader import Row, video_frames
 
 WIDTH, HEIGHT = 576, 116
@@ -42,19 +43,11 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Level:
-    """A probability on the scale."""
-
-    y: float
-    label: str
-
-
-@dataclass(frozen=True)
 class ProbabilityChart:
     """Where to draw what, in units of the drawing."""
 
     series: tuple[Series, ...]
-    levels: tuple[Level, ...]
+    levels: tuple[Tick, ...]
     marks: tuple[float, ...]
     """x of the frames that are shown as pictures."""
     first_frame: int
@@ -93,7 +86,7 @@ def probability_chart(
         said.append(_said(name, [window["probability"] for window in own]))
     return ProbabilityChart(
         series=tuple(series),
-        levels=tuple(Level(_y(value), label) for value, label in ((1.0, "1 FAKE"), (0.5, "0.5"), (0.0, "0 REAL"))),
+        levels=tuple(Tick(_y(value), label) for value, label in ((1.0, "1 FAKE"), (0.5, "0.5"), (0.0, "0 REAL"))),
         marks=tuple(_x(frames.index(frame) + 0.5, length) for frame in marked if frame in frames),
         first_frame=frames[0],
         last_frame=frames[-1],

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipeline.reporting.chart_scale import Tick
 from pipeline.types import Float32Array
 
 WIDTH, HEIGHT = 576, 120
@@ -20,14 +21,6 @@ LEAST, MOST = 0.1, 100.0
 """Scores beyond are drawn at the edge."""
 TICKS = (0.1, 1.0, 10.0, 100.0)
 MAX_POINTS = WIDTH
-
-
-@dataclass(frozen=True)
-class Tick:
-    """A score on the scale."""
-
-    y: float
-    label: str
 
 
 @dataclass(frozen=True)
