@@ -13,9 +13,9 @@ import numpy as np
 from pipeline.reporting.chart_scale import Tick
 from pipeline.reporting.clip_reader import Row, video_frames
 
-WIDTH, HEIGHT = 576, 116
-TOP, BOTTOM = 8, 20
-"""Left free above and below the lines."""
+WIDTH, HEIGHT = 576, 132
+TOP, BOTTOM = 16, 30
+"""Left free above and below the lines, for what is written there: lines may be anywhere between."""
 STYLES = 6
 """Kinds of lines; with more models they come again."""
 MOST_WINDOWS = 200
