@@ -217,7 +217,7 @@ def managed_cluster(kind: str, options_file: str | None, num_workers: int | None
         # Forwarded to this machine, it still is a port of the Kubernetes cluster.
         address = cluster.scheduler_address if kind != "kubernetes" else f"tcp://{cluster.name}-scheduler"
         if warning := exposure_warning(address):
-            remedy = "; 'security: true' encrypts, with faceclips[tls]" if plan.is_batch else ""
+            remedy = "; 'security: true' encrypts, with the extra tls" if plan.is_batch else ""
             logger.warning("%s%s", warning, remedy)
         client = stack.enter_context(Client(cluster))
         yield Engine(client, plan.expected_threads(command))

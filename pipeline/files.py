@@ -38,7 +38,7 @@ class StoreFiles:
         except ImportError as error:
             raise InputError(
                 f"{url} needs a package that isn't here ({error}); "
-                "'faceclips[s3]' and 'faceclips[gcs]' bring those for s3:// and gs://"
+                "pip install -e '.[s3]' or '.[gcs]' brings those for s3:// and gs://"
             ) from error
         except ValueError as error:
             raise InputError(

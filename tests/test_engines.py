@@ -311,7 +311,7 @@ def test_a_missing_package_is_named_with_what_installs_it(
     for package in ("dask_jobqueue", "dask_kubernetes", "dask_kubernetes.operator", "dask_cuda"):
         monkeypatch.setitem(sys.modules, package, None)
     extra = kind if kind in ("kubernetes", "cuda") else "jobqueue"
-    with pytest.raises(ClusterError, match=rf"--cluster {kind} needs .*pip install 'faceclips\[{extra}\]'"):
+    with pytest.raises(ClusterError, match=rf"--cluster {kind} needs .*pip install -e '\.\[{extra}\]'"):
         plan_cluster(kind, options(scale=1))
 
 
@@ -404,7 +404,7 @@ def test_jobs_are_not_encrypted_where_it_cannot_be_or_must_not(
     assert "--tls" not in script
     monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
     assert "--tls" not in job_script("slurm", options(cluster=batch_options(tmp_path), scale=1))
-    with pytest.raises(ClusterError, match=r"'cluster.security: true' needs a package: pip install 'faceclips\[tls\]'"):
+    with pytest.raises(ClusterError, match=r"'cluster.security: true' needs a package: pip install -e '\.\[tls\]'"):
         plan_cluster("slurm", options(cluster=batch_options(tmp_path, security=True), scale=1))
 
 

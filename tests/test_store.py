@@ -660,8 +660,8 @@ def test_no_store_is_made_by_looking(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def s3_endpoint() -> Iterator[str]:
     """A real S3 server on this machine, with one bucket."""
-    moto_server = pytest.importorskip("moto.server", reason="moto is not installed: pip install 'faceclips[dev]'")
-    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'faceclips[s3]'")
+    moto_server = pytest.importorskip("moto.server", reason="moto is not installed: pip install -e '.[dev]'")
+    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed: pip install -e '.[s3]'")
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = moto_server.ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
