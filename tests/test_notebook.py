@@ -20,6 +20,7 @@ from PIL import Image
 
 from notebooks import render
 from pipeline import viz
+from pipeline.config import Settings
 from tests.families import family, make_family, process
 from tests.scored import write_scores
 from tests.videos import moving_square
@@ -214,3 +215,8 @@ def _cell(name: str, data: dict[str, str]) -> Any:
     cell.id = name
     cell.outputs = [nbformat.v4.new_output("display_data", data)]  # type: ignore[no-untyped-call]
     return cell
+
+
+def test_the_page_shows_a_store_of_the_defaults() -> None:
+    """After a change of these: `make demo notebook`."""
+    assert Settings().fingerprint() in PAGE.read_text(encoding="utf-8")
