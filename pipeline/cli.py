@@ -81,7 +81,7 @@ machine_option = partial(click.option, show_envvar=True)
 """An option about the machine; give it an ``envvar``."""
 device_option = machine_option(
     "--device",
-    type=click.Choice(["auto", "cpu", "cuda"]),
+    type=OneOf(["auto", "cpu", "cuda"]),
     default="auto",
     show_default=True,
     envvar="FACECLIPS_DEVICE",

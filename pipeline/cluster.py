@@ -192,6 +192,18 @@ def make_cluster(plan: ClusterPlan) -> Iterator[Any]:
         yield stack.enter_context(plan.make(**keywords))
 
 
+def configured_plan(kind: str, options_file: str | None, num_workers: int | None = None) -> ClusterPlan:
+    """What would be asked for, with what dask's own configuration says; nothing is started.
+
+    Args:
+        kind, options_file, num_workers: as for :func:`plan_cluster`.
+
+    Raises:
+        ClusterError: as :func:`plan_cluster`.
+    """
+    return plan_cluster(kind, options_file, num_workers, lambda name: dask.config.get(name, None))
+
+
 @contextmanager
 def managed_cluster(kind: str, options_file: str | None, num_workers: int | None = None) -> Iterator[Engine]:
     """Workers that are asked for from a batch system, from Kubernetes, or for the GPUs of this machine.
@@ -202,7 +214,7 @@ def managed_cluster(kind: str, options_file: str | None, num_workers: int | None
     Raises:
         ClusterError: as :func:`plan_cluster`, or the cluster can't be started.
     """
-    plan = plan_cluster(kind, options_file, num_workers, lambda name: dask.config.get(name, None))
+    plan = configured_plan(kind, options_file, num_workers)
     with ExitStack() as stack:
         try:
             # Kubernetes starts nothing here that an interrupt could hit, and may take minutes.

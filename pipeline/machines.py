@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 
 from pipeline.attempts import Task
-from pipeline.cluster import Engine, local_cluster, managed_cluster, remote_cluster, threads_per_worker
-from pipeline.cluster_options import TlsFiles, exposure_warning, plan_cluster
+from pipeline.cluster import Engine, configured_plan, local_cluster, managed_cluster, remote_cluster, threads_per_worker
+from pipeline.cluster_options import TlsFiles, exposure_warning
 from pipeline.device import Device, choose_device, visible_gpus
 from pipeline.job import supervised, unsupervised
 from pipeline.runs import Run
@@ -74,7 +74,7 @@ class Machines:
             ClusterError: they can't, or a package is missing.
         """
         if self.cluster is not None:
-            plan_cluster(self.cluster, self.cluster_options, self.workers)
+            configured_plan(self.cluster, self.cluster_options, self.workers)
 
     def warning(self) -> str | None:
         """What a careful administrator would say."""

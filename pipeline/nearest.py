@@ -10,16 +10,14 @@ from pathlib import Path
 
 _MAX_LOOKED_AT = 10_000
 """Names: a message about a typing error needn't wait for a disk with all of DFDC on it, or for all of its videos."""
-
-
-LEAST_LIKENESS = 0.7
+_LEAST_LIKENESS = 0.7
 """Of what is suggested, as difflib has it: two names that share little but their ending are no slip of the hand."""
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
     """The name most like a mistyped one, whatever the case of its letters; None if none is like it."""
     by_lower_case = {other.lower(): other for other in islice(names, _MAX_LOOKED_AT)}
-    found = difflib.get_close_matches(name.lower(), by_lower_case, n=1, cutoff=LEAST_LIKENESS)
+    found = difflib.get_close_matches(name.lower(), by_lower_case, n=1, cutoff=_LEAST_LIKENESS)
     return by_lower_case[found[0]] if found else None
 
 

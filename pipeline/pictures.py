@@ -37,13 +37,16 @@ def shrink(frames: UInt8Array, side: int = FRAME_PIXELS) -> UInt8Array:
     return np.stack([np.asarray(cv2.resize(f, (side, side), interpolation=cv2.INTER_AREA), np.uint8) for f in frames])
 
 
-def amplified_difference(a: UInt8Array, b: UInt8Array, side: int = FRAME_PIXELS) -> UInt8Array:
-    """How far two clips differ, pixel by pixel and channel by channel, :data:`AMPLIFICATION` times.
+def amplified_difference(
+    a: UInt8Array, b: UInt8Array, side: int = FRAME_PIXELS, amplification: float = AMPLIFICATION
+) -> UInt8Array:
+    """How far two clips differ, pixel by pixel and channel by channel, several times amplified.
 
     Args:
         a: uint8 (T, S, S, 3).
         b: likewise.
         side: at most, of the result.
+        amplification: how many times the difference is shown.
 
     Returns:
         uint8 (T, side, side, 3), 255 where it would be more.
@@ -52,7 +55,7 @@ def amplified_difference(a: UInt8Array, b: UInt8Array, side: int = FRAME_PIXELS)
         raise ValueError(f"clips of one shape can be compared, not of {a.shape} and {b.shape}")
     # Shrunk before it is amplified: what is cut off at 255 would be missing from the means.
     different = shrink(np.asarray(cv2.absdiff(a, b), np.uint8), side)
-    return np.minimum(different.astype(np.uint16) * AMPLIFICATION, 255).astype(np.uint8)
+    return np.asarray(np.minimum(different.astype(np.uint16) * amplification, 255), np.uint8)
 
 
 def strip(frames: UInt8Array) -> Picture:

@@ -17,7 +17,8 @@ from pipeline.reporting.page import render
 from pipeline.reporting.pairs_view import pairs_views
 from pipeline.reporting.score_table import read_score_table
 from pipeline.reporting.scores_view import scores_view
-from pipeline.reporting.store_view import failures, folder_rows, remarks, statuses_of, store_view
+from pipeline.reporting.store_view import failures, folder_rows, remarks, store_view
+from pipeline.reporting.tally import statuses_of
 from pipeline.reporting.throughput import throughput
 from pipeline.reporting.tracks_view import extremes_views, sheet_view
 from pipeline.schema import PER_FRAME_COLUMNS, TRACKS_SCHEMA, VIDEOS_SCHEMA
@@ -51,19 +52,19 @@ def make_report(store: FaceStore, num_pairs: int = 12, num_sheet: int = 48, scor
     score_table = None if scores is None else read_score_table(scores, store, videos["video_id"])
     tracks = store.read_table("tracks", TRACK_COLUMNS).combine_chunks()
     clips = ClipReader(store)
-    folders, depth = largest_folders(videos["video_id"], FOLDERS_SHOWN)
+    folders = largest_folders(videos["video_id"], FOLDERS_SHOWN)
     about = store_view(store, videos, tracks)
     of_scores = None if score_table is None else scores_view(clips, videos, tracks, score_table)
     pairs, unchanged = pairs_views(clips, videos, tracks, num_pairs)
     sections: dict[str, object] = {
         "store": about,
         "statuses": statuses_of(videos),
-        "folders": folder_rows(videos, folders, depth),
+        "folders": folder_rows(videos, folders),
         "failures": failures(videos),
         "remarks": remarks(videos),
-        "sheet": sheet_view(clips, tracks, folders, depth, num_sheet),
+        "sheet": sheet_view(clips, tracks, folders, num_sheet),
         "distributions": distributions(videos, tracks),
-        "extremes": extremes_views(clips, tracks, folders, depth),
+        "extremes": extremes_views(clips, tracks, folders),
         "scores": of_scores,
         "pairs": pairs,
         "unchanged": unchanged,

@@ -16,10 +16,11 @@ import pyarrow.compute as pc
 
 from pipeline.cli import printable
 from pipeline.pictures import shrink, strip
-from pipeline.reporting.tally import LABEL_NAMES, LABELS, count_by
+from pipeline.reporting.clip_reader import middle_rows
+from pipeline.reporting.tally import LABEL_NAMES, LABELS, count_by, statuses_of
 from pipeline.store import FaceStore
 from pipeline.store_track import StoreTrack
-from pipeline.types import STATUSES, UInt8Array
+from pipeline.types import UInt8Array
 from pipeline.writer import StoreFormatError
 
 FACES_SHOWN = 8
@@ -104,10 +105,9 @@ def _counts(store: FaceStore, videos: pa.Table, tracks: pa.Table) -> str:
     ]
     rows.append(["total", *(f"{sum(counts.values()):,}" for _, counts in counted)])
     by_status = {status: count for (status,), count in count_by(videos, ["status"]).items()}
-    statuses = [*STATUSES, *sorted(str(status) for status in by_status if status not in STATUSES)]
     size = store.manifest["settings"]["crop"]["size"]
     facts = [
-        ("status", ", ".join(f"{by_status[s]:,} {s}" for s in statuses if s in by_status) or "no videos"),
+        ("status", ", ".join(f"{by_status[s]:,} {s}" for s in statuses_of(videos) if s in by_status) or "no videos"),
         ("frames", f"{size} x {size} pixels, uint8 RGB"),
         ("settings", ", ".join(_settings(store))),
         ("fingerprint", store.fingerprint),
@@ -158,8 +158,7 @@ def _of_track(track: StoreTrack) -> Iterable[tuple[str, str]]:
 
 
 def _film_strip(track: StoreTrack) -> str:
-    num_parts = min(FACES_SHOWN, track.num_frames)
-    shown = [int((part + 0.5) * track.num_frames / num_parts) for part in range(num_parts)]
+    shown = middle_rows(track.num_frames, FACES_SHOWN)
     seconds = track["timestamps_seconds"]
     return _pictures([track.frames(row, row + 1) for row in shown], [f"{seconds[row]:.2f} s" for row in shown])
 

@@ -11,6 +11,7 @@ import io
 import json
 import secrets
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,8 @@ _COMPRESSORS: dict[str, tuple[BloscCodec | ZstdCodec, Crc32cCodec] | None] = {
     "lz4": (BloscCodec(cname="lz4hc", clevel=1, shuffle="noshuffle", typesize=1), Crc32cCodec()),
     "zstd": (ZstdCodec(level=1, checksum=False), Crc32cCodec()),
 }
+_MAX_LOOKED_AT = 1000
+"""Folders in which a store is looked for that was perhaps meant."""
 _LIBRARIES = (
     "faceclips",
     "facenet-pytorch",
@@ -97,9 +100,10 @@ def read_manifest(files: StoreFiles) -> dict[str, Any]:
 
 def _a_store_in(files: StoreFiles) -> str:
     """For whoever names the folder that stores lie in."""
-    # The first that comes: who names the wrong folder needn't wait for all of it to be looked through.
-    found = next(Path(files.url).glob("*/store.json"), None) if files.is_local else None
-    return f"; did you mean {str(found.parent)!r}?" if found is not None else ""
+    # Who names the wrong folder needn't wait for all of it to be looked through.
+    below = islice(Path(files.url).glob("*"), _MAX_LOOKED_AT) if files.is_local else ()
+    found = next((path for path in below if (path / "store.json").is_file()), None)
+    return f"; did you mean {str(found)!r}?" if found is not None else ""
 
 
 def check_settings(url: str, settings: Settings) -> bool:

@@ -36,44 +36,44 @@ def names(*video_ids: str) -> pa.ChunkedArray:
 
 def test_a_folder_is_the_whole_path_before_the_name() -> None:
     ids = names("a/c23/1.mp4", "a/c23/2.mp4", "a/c40/1.mp4", "top.mp4")
-    folders, depth = largest_folders(ids, 12)
+    folders = largest_folders(ids, 12)
     assert folders.columns == ("a/c23/", "./", "a/c40/")
-    assert folder_numbers(ids, folders, depth).tolist() == [0, 0, 2, 1]
+    assert folder_numbers(ids, folders).tolist() == [0, 0, 2, 1]
 
 
 def test_where_each_video_has_a_folder_its_beginning_counts() -> None:
     ids = names(*(f"{part}/{i}/video.mp4" for part in ("a", "b") for i in range(50 if part == "a" else 30)))
-    folders, depth = largest_folders(ids, 12)
-    assert (folders.columns, depth) == (("a/", "b/"), 1)
-    assert np.bincount(folder_numbers(ids, folders, depth)).tolist() == [50, 30]
+    folders = largest_folders(ids, 12)
+    assert (folders.columns, folders.depth) == (("a/", "b/"), 1)
+    assert np.bincount(folder_numbers(ids, folders)).tolist() == [50, 30]
 
 
 def test_folders_beyond_the_largest_are_counted_together() -> None:
     ids = names(*(f"{i:02}/{j}.mp4" for i in range(20) for j in range(20 - i)))
-    folders, depth = largest_folders(ids, 5)
+    folders = largest_folders(ids, 5)
     assert folders.names == ("00/", "01/", "02/", "03/", "04/")
     assert folders.columns[-1] == "15 other folders"
-    counts = np.bincount(folder_numbers(ids, folders, depth))
+    counts = np.bincount(folder_numbers(ids, folders))
     assert counts.tolist() == [20, 19, 18, 17, 16, sum(range(1, 16))]
 
 
 @pytest.mark.parametrize("video_id", ["a.mp4", "a//b.mp4", "/a.mp4", "a\nb/c.mp4", "a/" * 200 + "b.mp4"])
 def test_odd_paths_have_a_folder(video_id: str) -> None:
-    folders, depth = largest_folders(names(video_id), 3)
-    assert folder_numbers(names(video_id), folders, depth).tolist() == [0]
-    assert folders_of(names(video_id), depth).to_pylist() == list(folders.names)
+    folders = largest_folders(names(video_id), 3)
+    assert folder_numbers(names(video_id), folders).tolist() == [0]
+    assert folders_of(names(video_id), folders.depth).to_pylist() == list(folders.names)
 
 
 def test_no_videos_have_no_folders() -> None:
-    folders, depth = largest_folders(names(), 3)
+    folders = largest_folders(names(), 3)
     assert folders.columns == ()
-    assert folder_numbers(names(), folders, depth).tolist() == []
+    assert folder_numbers(names(), folders).tolist() == []
 
 
 def test_outcomes_are_counted_by_folder(tmp_path: Path) -> None:
     store = write_store(tmp_path, [[original("a/1.mp4"), broken("a/2.mp4", "?"), make_video("b/3.mp4")]])
     videos = store.read_table("videos", VIDEO_COLUMNS)
-    first, second = folder_rows(videos, *largest_folders(videos["video_id"], 9))
+    first, second = folder_rows(videos, largest_folders(videos["video_id"], 9))
     assert (first.name, first.num_videos, first.labels) == ("a/", 2, (1, 0, 1))
     assert dict(zip(STATUSES, first.outcomes, strict=True)) == {
         "ok": 1, "no_face": 0, "too_short": 0, "decode_error": 1, "failed": 0,
@@ -135,7 +135,7 @@ def tables(store: FaceStore) -> tuple[pa.Table, pa.Table]:
 
 def test_filters_are_of_what_is_shown(store: FaceStore) -> None:
     videos, tracks = tables(store)
-    sheet = sheet_view(ClipReader(store), tracks, *largest_folders(videos["video_id"], 9), most=48)
+    sheet = sheet_view(ClipReader(store), tracks, largest_folders(videos["video_id"], 9), most=48)
     assert sheet.num_tracks == len(sheet.cells) == 5
     assert [(facet.name, [(o.name, o.num_tracks) for o in facet.options]) for facet in sheet.facets[:3]] == [
         ("Label of the video", [("REAL", 2), ("FAKE", 2), ("no label", 1)]),
@@ -205,8 +205,8 @@ def test_the_lowest_are_shown_once_with_all_fakes_that_share_their_track(tmp_pat
     found = tracks["video_id"].take(pa.array(lowest_tracks(tracks, "mean_score", 3))).to_pylist()
     assert found == ["low.mp4", "v0.mp4", "v1.mp4"]
 
-    folders, depth = largest_folders(store.videos["video_id"], 9)
-    scores, *_ = extremes_views(ClipReader(store), tracks, folders, depth)
+    folders = largest_folders(store.videos["video_id"], 9)
+    scores, *_ = extremes_views(ClipReader(store), tracks, folders)
     assert [view.video_id for view in scores.tracks] == ["low.mp4", *(f"v{i}.mp4" for i in range(5))]
     assert scores.tracks[0].mean_score == pytest.approx(0.2)
     assert len(scores.tracks[0].film.shown) == 6

@@ -33,10 +33,9 @@ from pipeline.figures.strip import (
     mark_time,
     strip_inches,
 )
+from pipeline.pictures import AMPLIFICATION, amplified_difference
+from pipeline.reporting.score_chart import LEAST
 from pipeline.types import UInt8Array
-
-LEAST_CHANGE = 0.1
-"""Scores of change below are drawn there, as in the report."""
 
 
 def film_strip(
@@ -77,7 +76,7 @@ def film_strip(
 def side_by_side(
     real: UInt8Array,
     fake: UInt8Array,
-    amplification: float = 4,
+    amplification: float = AMPLIFICATION,
     num_shown: int = 8,
     timestamps_seconds: ArrayLike | None = None,
     change_scores: ArrayLike | None = None,
@@ -106,8 +105,7 @@ def side_by_side(
         )
     timeline = Timeline.of(len(real), timestamps_seconds)
     edges, shown = timeline.slices(num_shown)
-    difference = np.abs(real[shown].astype(np.int16) - fake[shown])
-    amplified = np.minimum(difference * amplification, 255).astype(np.uint8)
+    amplified = amplified_difference(real[shown], fake[shown], side=real.shape[1], amplification=amplification)
     has_chart = change_scores is not None
     width, rows = WIDTH_INCHES - NAMES - 2 * EDGE, list[Axes]()
     height = strip_inches(real, len(shown), width)
@@ -138,7 +136,7 @@ def _draw_change(axes: Axes, timeline: Timeline, scores: Float64Array, min_chang
     plain_axes(axes)
     axes.set_yscale("log")
     # A face that is its original to the bit has 0, which is no place on this scale; NaN stays NaN, a gap.
-    drawn = np.maximum(scores, LEAST_CHANGE)
+    drawn = np.maximum(scores, LEAST)
     axes.plot(timeline.starts, drawn, color=INK, linewidth=1.2)
     known = drawn[np.isfinite(drawn)]
     low, high = (known.min(), known.max()) if len(known) else (1.0, 1.0)

@@ -27,6 +27,8 @@ class Folders:
     """The largest first, each with a slash at its end."""
     num_others: int
     """Folders that have no name here."""
+    depth: int
+    """Parts of a path that make a folder."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -35,8 +37,8 @@ class Folders:
         return (*self.names, rest) if self.num_others else self.names
 
 
-def largest_folders(video_ids: pa.ChunkedArray, most: int) -> tuple[Folders, int]:
-    """The largest folders, and how many parts of a path make one.
+def largest_folders(video_ids: pa.ChunkedArray, most: int) -> Folders:
+    """The largest folders of some videos.
 
     A folder is the whole of a video's path before its name, if ``most`` such folders hold at least half of the videos.
     Where each video has a folder of its own they don't; so it is the longest beginning of paths of which they do.
@@ -55,7 +57,7 @@ def largest_folders(video_ids: pa.ChunkedArray, most: int) -> tuple[Folders, int
         counts, depth = pc.value_counts(folders_of(video_ids, 0)), 0
     by_size = sorted(counts.to_pylist(), key=lambda row: (-row["counts"], row["values"]))
     names = tuple(row["values"] for row in by_size[:most])
-    return Folders(names, len(by_size) - len(names)), depth
+    return Folders(names, len(by_size) - len(names), depth)
 
 
 def folders_of(video_ids: pa.ChunkedArray, depth: int) -> pa.Array:
@@ -68,9 +70,9 @@ def folders_of(video_ids: pa.ChunkedArray, depth: int) -> pa.Array:
     return pc.if_else(pc.equal(names, ""), TOP, names)
 
 
-def folder_numbers(video_ids: pa.ChunkedArray, folders: Folders, depth: int) -> NDArray[np.int64]:
+def folder_numbers(video_ids: pa.ChunkedArray, folders: Folders) -> NDArray[np.int64]:
     """Which of :attr:`Folders.columns` each video is in, int64 (N,)."""
-    places = pc.index_in(folders_of(video_ids, depth), pa.array(folders.names, pa.string()))
+    places = pc.index_in(folders_of(video_ids, folders.depth), pa.array(folders.names, pa.string()))
     return np.asarray(pc.fill_null(places, len(folders.names)).to_numpy(zero_copy_only=False), np.int64)
 
 

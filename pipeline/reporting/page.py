@@ -11,6 +11,8 @@ from pipeline.cli import printable
 TEMPLATE = "report.html.jinja"
 LABEL_CLASSES = {"REAL": "real", "FAKE": "fake"}
 """Classes of style rules by the name of a label."""
+STATUS_CLASSES = frozenset({"ok", "no_face", "too_short", "failed"})
+"""Statuses with a style rule of their own; all others look like errors."""
 
 
 def render(**sections: Any) -> str:
@@ -33,6 +35,7 @@ def render(**sections: Any) -> str:
         "fixed": _fixed,
         "percent": lambda share: f"{100 * share:.1f} %",
         "plural": lambda count, noun: f"{count:,} {noun}{'s' * (count != 1)}",
+        "status_class": lambda status: status if status in STATUS_CLASSES else "error",
         "label_class": lambda name: LABEL_CLASSES.get(name, "none"),
     }
     return environment.get_template(TEMPLATE).render(sections)

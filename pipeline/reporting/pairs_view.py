@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,14 +13,22 @@ from pipeline.pictures import Picture, amplified_difference, shrink, strip
 from pipeline.reporting.clip_reader import ClipReader, Row, rows_of, video_frames
 from pipeline.reporting.pairs import Pairs, find_pairs, spread
 from pipeline.reporting.score_chart import ScoreChart, score_chart
-from pipeline.reporting.tally import FACE_LABEL_NAMES, LABEL_NAMES, LABELS, CountRow, Groups, count_by, grouped
+from pipeline.reporting.tally import (
+    FACE_LABEL_NAMES,
+    LABEL_NAMES,
+    LABELS,
+    CountRow,
+    Groups,
+    count_by,
+    grouped,
+    without_numbers,
+)
 from pipeline.types import FAKE, REAL, Float32Array
 
 FRAMES_SHOWN = 6
 """Of a pair."""
 MOST_UNCHANGED_FAKES = 50
 """That are listed."""
-_NUMBER = re.compile(r"\b\d+\b")
 
 
 @dataclass(frozen=True)
@@ -143,7 +150,7 @@ def pairing_notes(videos: pa.Table) -> Groups:
         videos: with ``video_id`` and ``pairing_note``.
     """
     noted = videos.filter(pc.is_valid(videos["pairing_note"]))
-    notes = (_NUMBER.sub("N", note) for note in noted["pairing_note"].to_pylist())
+    notes = (without_numbers(note) for note in noted["pairing_note"].to_pylist())
     return grouped(zip(notes, noted["video_id"].to_pylist(), strict=True))
 
 

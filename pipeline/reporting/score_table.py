@@ -194,9 +194,7 @@ def video_means(table: ScoreTable) -> VideoMeans:
             "video": videos.indices, "model": models, "track": good["track_id"], "probability": good["probability"],
         }
     )  # fmt: skip
-    for keys in (["video", "model", "track"], ["video", "model"]):
-        means = numbered.group_by(keys, use_threads=False).aggregate([("probability", "mean")])
-        numbered = means.rename_columns([name.removesuffix("_mean") for name in means.column_names])
+    numbered = _means(_means(numbered, "video", "model", "track"), "video", "model")
     by_model = np.full((len(videos.dictionary), len(table.models)), np.nan)
     places = (np.asarray(numbered[name].to_numpy(), np.int64) for name in ("video", "model"))
     by_model[tuple(places)] = numbered["probability"].to_numpy()
@@ -208,8 +206,11 @@ def video_means(table: ScoreTable) -> VideoMeans:
 def track_means(windows: pa.Table) -> dict[tuple[str, int], float]:
     """Of some windows: the mean of models of the mean of windows, by ``video_id`` and ``track_id``."""
     good = windows.filter(pc.is_valid(windows["probability"]))
-    found = good.select(["video_id", "track_id", "model", "probability"])
-    for keys in (["video_id", "track_id", "model"], ["video_id", "track_id"]):
-        found = found.group_by(keys, use_threads=False).aggregate([("probability", "mean")])
-        found = found.rename_columns([name.removesuffix("_mean") for name in found.column_names])
+    found = _means(_means(good, "video_id", "track_id", "model"), "video_id", "track_id")
     return {(row["video_id"], row["track_id"]): row["probability"] for row in found.to_pylist()}
+
+
+def _means(table: pa.Table, *keys: str) -> pa.Table:
+    """The plain mean of ``probability`` over the rows that agree in the keys."""
+    found = table.group_by(list(keys), use_threads=False).aggregate([("probability", "mean")])
+    return found.rename_columns([name.removesuffix("_mean") for name in found.column_names])

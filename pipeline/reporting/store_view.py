@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,14 +12,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.reporting.folders import Folders, counts_by_folder, folder_numbers
-from pipeline.reporting.tally import LABEL_NAMES, LABELS, CountRow, Groups, count_by, grouped
+from pipeline.reporting.tally import (
+    LABEL_NAMES,
+    LABELS,
+    CountRow,
+    Groups,
+    count_by,
+    grouped,
+    statuses_of,
+    without_numbers,
+)
 from pipeline.runs import latest_run
 from pipeline.store import FaceStore
-from pipeline.types import STATUSES
 
 FAILURES = ("decode_error", "failed")
 """Statuses that are errors; the others say what there is to see in a video."""
-_NUMBER = re.compile(r"\b\d+(?:\.\d+)?\b")
 
 
 @dataclass(frozen=True)
@@ -89,12 +95,6 @@ def store_view(store: FaceStore, videos: pa.Table, tracks: pa.Table) -> StoreVie
     )
 
 
-def statuses_of(videos: pa.Table) -> list[str]:
-    """All that are known, and others that are there."""
-    found = {str(status) for status in pc.unique(videos["status"]).to_pylist()}
-    return [*STATUSES, *sorted(found - set(STATUSES))]
-
-
 def written(store: FaceStore) -> str | None:
     """When the last run wrote to a store, by the clock of its machine; None where no run has left its file."""
     run = latest_run(store.files)
@@ -129,15 +129,14 @@ class FolderRow:
     """Videos of each status."""
 
 
-def folder_rows(videos: pa.Table, folders: Folders, depth: int) -> tuple[FolderRow, ...]:
+def folder_rows(videos: pa.Table, folders: Folders) -> tuple[FolderRow, ...]:
     """A row a folder, the largest first, and one for all others.
 
     Args:
         videos: with ``video_id``, ``status`` and ``label``.
         folders: of these videos.
-        depth: parts of a path that make a folder.
     """
-    numbers = folder_numbers(videos["video_id"], folders, depth)
+    numbers = folder_numbers(videos["video_id"], folders)
     by_label = counts_by_folder(numbers, len(folders.columns), videos["label"], LABELS).tolist()
     by_status = counts_by_folder(numbers, len(folders.columns), videos["status"], statuses_of(videos)).tolist()
     return tuple(
@@ -165,7 +164,7 @@ def remarks(videos: pa.Table) -> Groups:
     said = videos.filter(pc.and_(pc.invert(is_error), pc.is_valid(videos["message"])))
     columns = (said[name].to_pylist() for name in ("video_id", "path", "status", "message"))
     return grouped(
-        (f"{status}: {_NUMBER.sub('N', _without_name(message, path, video_id))}", video_id)
+        (f"{status}: {without_numbers(_without_name(message, path, video_id))}", video_id)
         for video_id, path, status, message in zip(*columns, strict=True)
     )
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from pipeline.types import FAKE, REAL
+from pipeline.types import FAKE, REAL, STATUSES
 
 LABELS: tuple[int | None, ...] = (REAL, FAKE, None)
 """In the order in which they are shown."""
 LABEL_NAMES: dict[int | None, str] = {REAL: "REAL", FAKE: "FAKE", None: "no label"}
 FACE_LABEL_NAMES: dict[int | None, str] = {REAL: "as it was filmed", FAKE: "changed", None: "unknown"}
 
+_NUMBER = re.compile(r"\b\d+(?:\.\d+)?\b")
 MOST_GROUPS = 20
 MOST_EXAMPLES = 3
 
@@ -30,6 +33,17 @@ class CountRow:
     @property
     def total(self) -> int:
         return sum(self.counts)
+
+
+def statuses_of(videos: pa.Table) -> list[str]:
+    """All that are known, and others that are there."""
+    found = {str(status) for status in pc.unique(videos["status"]).to_pylist()}
+    return [*STATUSES, *sorted(found - set(STATUSES))]
+
+
+def without_numbers(text: str) -> str:
+    """A text that is the same for all videos of which it is said, whatever the numbers in it."""
+    return _NUMBER.sub("N", text)
 
 
 def count_by(table: pa.Table, columns: Sequence[str], weights: str | None = None) -> dict[tuple[Any, ...], int]:

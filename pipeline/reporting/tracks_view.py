@@ -120,17 +120,16 @@ def track_view(clips: ClipReader, track: Row, folder: str, frames: int, side: in
     )
 
 
-def sheet_view(clips: ClipReader, tracks: pa.Table, folders: Folders, depth: int, most: int) -> SheetView:
+def sheet_view(clips: ClipReader, tracks: pa.Table, folders: Folders, most: int) -> SheetView:
     """One frame each of tracks from all labels and folders.
 
     Args:
         clips: where frames are.
         tracks: with what :func:`track_view` shows.
         folders: of the videos.
-        depth: parts of a path that make a folder.
         most: tracks.
     """
-    in_folder = folder_numbers(tracks["video_id"], folders, depth)
+    in_folder = folder_numbers(tracks["video_id"], folders)
     of_label = _numbers_in(tracks["label"], LABELS)
     strata = in_folder * (len(LABELS) + 1) + of_label
     chosen = sample_strata(tracks, strata, most)
@@ -181,7 +180,7 @@ def _numbers_in(column: pa.ChunkedArray, values: Sequence[int | None]) -> NDArra
     return np.asarray(pc.fill_null(places, len(values)).to_numpy(), np.int64)
 
 
-def extremes_views(clips: ClipReader, tracks: pa.Table, folders: Folders, depth: int) -> tuple[ExtremesView, ...]:
+def extremes_views(clips: ClipReader, tracks: pa.Table, folders: Folders) -> tuple[ExtremesView, ...]:
     """The tracks of the lowest scores, the fewest detections and the smallest faces.
 
     Args:
@@ -201,7 +200,7 @@ def extremes_views(clips: ClipReader, tracks: pa.Table, folders: Folders, depth:
         values = np.asarray(tracks[column].to_numpy(), np.float64)
         stands_out = len(values) > 0 and (len(values) < FEW_TRACKS or values.min() < np.median(values))
         rows = rows_of(tracks, lowest_tracks(tracks, column, EXTREMES_SHOWN)) if stands_out else []
-        numbers = folder_numbers(pa.chunked_array([[row["video_id"] for row in rows]], pa.string()), folders, depth)
+        numbers = folder_numbers(pa.chunked_array([[row["video_id"] for row in rows]], pa.string()), folders)
         views = tuple(
             track_view(clips, row, folders.columns[number], FILM_FRAMES, FRAME_PIXELS)
             for row, number in zip(rows, numbers, strict=True)
