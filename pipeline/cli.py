@@ -155,9 +155,33 @@ def ask_for_interrupts() -> Callable[[], bool]:
             raise KeyboardInterrupt
         interrupts.append(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, interrupt)
+    _handle_interrupts(interrupt)
     return lambda: bool(interrupts)
+
+
+def raise_interrupts() -> Callable[[], None]:
+    """From now on SIGINT and SIGTERM raise KeyboardInterrupt, and once more where the returned function is called.
+
+    What is raised while Python is in a finaliser or in a callback of a weak reference goes no further than that: Python
+    prints it and goes on. So a loop that works for hours must ask, or an interrupt may be lost.
+    """
+    interrupts: list[int] = []
+
+    def interrupt(number: int, _frame: object) -> None:
+        interrupts.append(number)
+        raise KeyboardInterrupt
+
+    def raise_again() -> None:
+        if interrupts:
+            raise KeyboardInterrupt
+
+    _handle_interrupts(interrupt)
+    return raise_again
+
+
+def _handle_interrupts(handler: Callable[[int, object], None]) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, handler)
 
 
 def listed(names: Sequence[str], most: int = 10) -> str:

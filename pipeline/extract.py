@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-import signal
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -30,6 +29,7 @@ from pipeline.cli import (
     params_option,
     plain_errors,
     printable,
+    raise_interrupts,
 )
 from pipeline.cluster import ClusterError, Engine
 from pipeline.cluster_options import KINDS, ClusterOptionsError, TlsFiles
@@ -65,6 +65,8 @@ class _Request:
     retry_failed: bool
     may_relabel: bool
     dry_run: bool
+    raise_lost_interrupt: Callable[[], None]
+    """Called between partitions."""
 
     def workers_and_bounds(self, todo: Todo) -> tuple[int, Bounds]:
         num_workers = self.machines.num_workers(
@@ -213,13 +215,10 @@ def _work(request: _Request, run: Run, engine: Engine | None, ledger: Ledger, to
             failures += progress.num_failures
             bar.set_postfix(faces=faces, failures=failures)
             bar.update(progress.num_videos)
+            request.raise_lost_interrupt()
     if extraction.num_lost:
         settle_attempts(store.files)
         click.echo(f"{extraction.num_lost} attempts were lost or failed, and made up for", err=True)
-
-
-def _stop(_signal: int, _frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _tls_files(ca_file: str | None, cert: str | None, key: str | None) -> TlsFiles | None:
@@ -359,8 +358,8 @@ def main(
             retry_failed,
             relabel_videos,
             dry_run,
+            raise_interrupts(),
         )
-        signal.signal(signal.SIGTERM, _stop)
         try:
             todo, num_failures = _extract(request)
         except KeyboardInterrupt:

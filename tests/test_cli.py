@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -21,6 +23,7 @@ from pipeline.cli import (
     machine_option,
     plain_errors,
     printable,
+    raise_interrupts,
 )
 from pipeline.nearest import did_you_mean, did_you_mean_path, nearest, nearest_path
 from pipeline.settings import ConfigError, Section, parse_settings
@@ -78,19 +81,54 @@ def test_text_from_outside_cannot_steer_the_terminal() -> None:
     assert printable("a\nb\x1b[31m \udcff ä") == "a\\nb\\x1b[31m \\udcff ä"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_is_asked_for_once_and_the_second_does_not_wait(number: signal.Signals) -> None:
+@pytest.fixture
+def own_handlers() -> Iterator[None]:
+    """What handles signals may be changed."""
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        should_stop = ask_for_interrupts()
-        assert not should_stop()
+    yield
+    for each, handler in before.items():
+        signal.signal(each, handler)
+
+
+interrupts = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+
+
+@interrupts
+@pytest.mark.usefixtures("own_handlers")
+def test_an_interrupt_is_asked_for_once_and_the_second_does_not_wait(number: signal.Signals) -> None:
+    should_stop = ask_for_interrupts()
+    assert not should_stop()
+    os.kill(os.getpid(), number)
+    assert should_stop()
+    with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), number)
-        assert should_stop()
-        with pytest.raises(KeyboardInterrupt):
+
+
+@interrupts
+@pytest.mark.usefixtures("own_handlers")
+def test_an_interrupt_that_a_finaliser_swallowed_is_raised_again(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Leaving:
+        def __del__(self) -> None:
             os.kill(os.getpid(), number)
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+
+    printed: list[type[BaseException]] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda what: printed.append(what.exc_type))
+    raise_again = raise_interrupts()
+    raise_again()
+    Leaving()
+    assert printed == [KeyboardInterrupt]
+    with pytest.raises(KeyboardInterrupt):
+        raise_again()
+
+
+@interrupts
+@pytest.mark.usefixtures("own_handlers")
+def test_an_interrupt_is_raised_at_once_elsewhere(number: signal.Signals) -> None:
+    raise_interrupts()
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), number)
 
 
 def test_facts_about_a_machine_may_come_from_the_environment() -> None:

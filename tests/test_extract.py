@@ -53,10 +53,11 @@ class Ended:
 
 @pytest.fixture(autouse=True)
 def same_signal_handlers() -> Iterator[None]:
-    """The command sets one, for its process."""
-    before = signal.getsignal(signal.SIGTERM)
+    """The command sets its own, for its process."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def extract(*arguments: object) -> Ended:
