@@ -8,10 +8,11 @@ Flags that are facts about a machine can be given as environment variables, too:
 from __future__ import annotations
 
 import errno
+import os
 import signal
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,6 +31,7 @@ else:
 _OF_THE_MACHINE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 EXIT_TOO_MANY_FAILURES = 3
 EXIT_INTERRUPTED = 130
+_STDERR_FILE_NUMBER = 2
 
 
 class PathOrUrl(_TextType):
@@ -146,7 +148,7 @@ def _in_words(error: InputError | OSError) -> str:
 def ask_for_interrupts() -> Callable[[], bool]:
     """From now on SIGINT and SIGTERM only make the returned function true, so that work stops where it may be resumed.
 
-    The second one interrupts without ceremony.
+    That may take a while, so it is said. The second one interrupts without ceremony.
     """
     interrupts: list[int] = []
 
@@ -154,6 +156,9 @@ def ask_for_interrupts() -> Callable[[], bool]:
         if interrupts:
             raise KeyboardInterrupt
         interrupts.append(number)
+        # Not print: this may have interrupted a write to the same buffer.
+        with suppress(OSError):
+            os.write(_STDERR_FILE_NUMBER, b"\nstopping where it can go on later; once more to stop at once\n")
 
     _handle_interrupts(interrupt)
     return lambda: bool(interrupts)

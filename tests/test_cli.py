@@ -95,11 +95,14 @@ interrupts = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 
 @interrupts
 @pytest.mark.usefixtures("own_handlers")
-def test_an_interrupt_is_asked_for_once_and_the_second_does_not_wait(number: signal.Signals) -> None:
+def test_an_interrupt_is_asked_for_once_and_the_second_does_not_wait(
+    number: signal.Signals, capfd: pytest.CaptureFixture[str]
+) -> None:
     should_stop = ask_for_interrupts()
     assert not should_stop()
     os.kill(os.getpid(), number)
     assert should_stop()
+    assert "once more to stop at once" in capfd.readouterr().err
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), number)
 
