@@ -1,13 +1,16 @@
-"""An iterator run in a thread of its own, some items ahead of whoever takes them."""
+"""Items made by other threads, some ahead of whoever takes them."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Generator, Iterable
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
+Result = TypeVar("Result")
 
 
 class _End:
@@ -51,3 +54,23 @@ def read_ahead(items: Iterable[T], max_ahead: int) -> Generator[T, None, None]:
             except queue.Empty:
                 continue
         thread.join()
+
+
+def map_ahead(function: Callable[[T], Result], items: Iterable[T], num_threads: int) -> Generator[Result, None, None]:
+    """What a function makes of each item, in order, while the next ``num_threads`` items are worked on meanwhile.
+
+    For what mostly waits, such as requests. An error is raised where its result would have come; closing it waits for
+    what is being worked on.
+    """
+    with ThreadPoolExecutor(num_threads, "map-ahead") as pool:
+        coming: deque[Future[Result]] = deque()
+        try:
+            for item in items:
+                coming.append(pool.submit(function, item))
+                if len(coming) > num_threads:
+                    yield coming.popleft().result()
+            while coming:
+                yield coming.popleft().result()
+        finally:
+            for future in coming:
+                future.cancel()

@@ -381,8 +381,7 @@ def main(
 def _interrupted(store: str) -> str:
     num_done = 0
     if StoreFiles(store).exists("store.json"):
-        opened = FaceStore.open(store)
-        num_done = sum(opened.read_partition("videos", name, ["status"]).num_rows for name in opened.partition_names)
+        num_done = sum(rows.num_rows for rows in FaceStore.open(store).read_partitions("videos", ["status"]))
     return f"interrupted; {num_done} videos are committed, the same command goes on from there"
 
 

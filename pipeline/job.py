@@ -57,9 +57,9 @@ def take_stock(ledger: Ledger, videos: Videos, store: FaceStore | None, retry_fa
     Raises:
         InputError: a video has changed since it was extracted, or comes twice.
     """
-    for name in store.partition_names if store else ():
-        columns = ["video_id", "status", "size_bytes", "label", "source_id", "group_id"]
-        ledger.learn(store.read_partition("videos", name, columns).to_pylist() if store else ())
+    columns = ["video_id", "status", "size_bytes", "label", "source_id", "group_id"]
+    for rows in store.read_partitions("videos", columns) if store else ():
+        ledger.learn(rows.to_pylist())
     todo = Todo()
     changed: list[tuple[VideoRef, Known]] = []
     for refs in videos.batches():
@@ -251,24 +251,27 @@ def count_outcomes(store: FaceStore, ledger: Ledger) -> dict[str, Counter[str]]:
     """What became of the videos asked for: by status their number, tracks, frames, bytes, and seconds of work."""
     totals: dict[str, Counter[str]] = {status: Counter() for status in STATUSES}
     columns = ["video_id", "status", "size_bytes", "num_tracks", "decode_seconds", "detect_seconds", "write_seconds"]
-    for name in store.partition_names:
-        rows = store.read_partition("videos", name, columns).to_pylist()
+    parts = zip(
+        store.read_partitions("videos", columns),
+        store.read_partitions("tracks", ["video_id", "row_start", "row_stop"]),
+        strict=True,
+    )
+    for videos, tracks in parts:
+        rows = videos.to_pylist()
         asked = ledger.asked([row["video_id"] for row in rows])
         for row in (row for row in rows if row["video_id"] in asked):
             seconds = row["decode_seconds"] + row["detect_seconds"] + row["write_seconds"]
             total = totals[row["status"]]
             total.update(videos=1, tracks=row["num_tracks"], bytes=row["size_bytes"])
             total["seconds"] += seconds
-        if any(row["num_tracks"] for row in rows):
-            tracks = store.read_partition("tracks", name, ["video_id", "row_start", "row_stop"]).to_pylist()
-            totals["ok"]["frames"] += sum(t["row_stop"] - t["row_start"] for t in tracks if t["video_id"] in asked)
+        spans = ((t["row_start"], t["row_stop"]) for t in tracks.to_pylist() if t["video_id"] in asked)
+        totals["ok"]["frames"] += sum(stop - start for start, stop in spans)
     return totals
 
 
 def failed_rows(store: FaceStore, ledger: Ledger) -> Iterator[dict[str, str]]:
     """Rows of the videos asked for that failed: ``video_id, status, message``."""
-    for name in store.partition_names:
-        rows = store.read_partition("videos", name, ["video_id", "status", "message"]).to_pylist()
-        failed = [row for row in rows if row["status"] in FAILURES]
+    for rows in store.read_partitions("videos", ["video_id", "status", "message"]):
+        failed = [row for row in rows.to_pylist() if row["status"] in FAILURES]
         asked = ledger.asked([row["video_id"] for row in failed]) if failed else ()
         yield from (row for row in failed if row["video_id"] in asked)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.ahead import read_ahead
+from pipeline.ahead import map_ahead, read_ahead
 
 SAFETY_SECONDS = 30.0
 """For which a test that has failed already may hang."""
@@ -17,7 +17,7 @@ SAFETY_SECONDS = 30.0
 
 def is_over() -> bool:
     """No thread of ours is left."""
-    return not any(thread.name == "read-ahead" for thread in threading.enumerate())
+    return not any(thread.name.startswith(("read-ahead", "map-ahead")) for thread in threading.enumerate())
 
 
 class Made:
@@ -147,3 +147,38 @@ def test_closing_waits_for_the_item_that_is_being_made() -> None:
     closing.join(SAFETY_SECONDS)
     assert happened == ["made", "closed"]
     assert is_over()
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 30), st.integers(1, 8))
+def test_results_come_in_the_order_of_their_items_and_never_too_many(num_items: int, num_threads: int) -> None:
+    made = Made(num_items)
+    results = map_ahead(lambda number: number * number, made, num_threads)
+    for number in range(num_items):
+        made.num_asked_for += 1
+        assert next(results) == number * number
+    assert next(results, None) is None
+    assert made.most_ahead <= num_threads + 1
+    assert is_over()
+
+
+def test_items_are_worked_on_side_by_side() -> None:
+    together = threading.Barrier(3, timeout=SAFETY_SECONDS)  # It breaks, an error, where they aren't.
+    assert sorted(map_ahead(lambda _: together.wait(), range(3), 3)) == [0, 1, 2]
+
+
+def test_an_error_comes_where_its_result_would_have_and_nothing_is_left_behind() -> None:
+    results = map_ahead(lambda number: 1 / (2 - number), range(1000), 2)
+    assert [next(results), next(results)] == [0.5, 1.0]
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    assert is_over()
+
+
+def test_whoever_takes_no_more_results_leaves_no_thread() -> None:
+    made = Made(1000)
+    results = map_ahead(lambda number: number, made, 2)
+    assert next(results) == 0
+    results.close()
+    assert is_over()
+    assert made.num_made <= 3

@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import accumulate
@@ -716,6 +717,23 @@ def test_a_store_is_the_same_wherever_it_lives(root: str, pristine: tuple[Path, 
     assert remove_orphans(left) == [f"arrays/{writer.array_name}", "tracks/part-00002.parquet"]
     assert find_orphans(left) == []
     assert list(verify_store(FaceStore.open(url))) == []
+
+
+def test_tables_are_asked_for_side_by_side_where_each_answer_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = f"memory://{uuid4().hex}"
+    assert len(small_store(url).partition_names) == 2
+    together = threading.Barrier(2, timeout=30)  # It breaks, an error, if they aren't.
+    read = StoreFiles.read
+
+    def waiting(files: StoreFiles, name: str) -> bytes:
+        if name.startswith("videos/"):
+            together.wait()
+        return read(files, name)
+
+    store = FaceStore.open(url)
+    monkeypatch.setattr(StoreFiles, "read", waiting)
+    assert store.videos["video_id"].to_pylist() == ["a/x.mp4", "a/none.mp4", "b/y.mp4"]
+    fsspec.filesystem("memory").store.clear()
 
 
 def test_a_lost_shard_is_noticed_wherever_it_was(root: str) -> None:
