@@ -21,6 +21,8 @@ from zarr.storage import FsspecStore, LocalStore
 
 from pipeline.errors import InputError, WriteError
 
+_MAX_REMOVALS = 20
+"""Of a folder that others still write to: each must lose a race that takes a fraction of a millisecond."""
 _NO_HARD_LINKS = frozenset({errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK})
 
 
@@ -162,12 +164,22 @@ class StoreFiles:
         _sync_folder(Path(self._path(folder)).parent)
 
     def remove(self, name: str) -> None:
-        """Remove a file or a folder with all that is in it; one that isn't there is no error."""
-        try:
-            # fsspec takes a * in a name for a pattern.
-            self._fs.rm(self._path(name) if self.is_local else glob.escape(self._path(name)), recursive=True)
-        except FileNotFoundError:
-            return
+        """Remove a file or a folder with all that is in it; one that isn't there is no error.
+
+        Others may write into it meanwhile, or remove it, too. What is written after its folder was gone stays.
+        """
+        for tries_left in reversed(range(_MAX_REMOVALS)):
+            try:
+                # fsspec takes a * in a name for a pattern.
+                self._fs.rm(self._path(name) if self.is_local else glob.escape(self._path(name)), recursive=True)
+            except FileNotFoundError:
+                if not self.exists(name):
+                    return
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY or not tries_left:
+                    raise
+            else:
+                return
 
     def zarr_store(self, name: str, read_only: bool) -> Store:
         """A zarr store rooted at ``name``."""

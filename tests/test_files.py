@@ -75,6 +75,68 @@ def test_a_folder_is_removed_with_all_in_it_and_nothing_beside_it(files: StoreFi
     assert files.names() == ["array-2"]
 
 
+class Racing:
+    """``os.rmdir``, with somebody who writes into each folder just before it goes."""
+
+    def __init__(self, num_writes: int) -> None:
+        self._remove = os.rmdir
+        self._num_writes = num_writes
+        self.num_refused = 0
+
+    def __call__(self, path: str, *, dir_fd: int | None = None) -> None:
+        if self.num_refused < self._num_writes:
+            folder = os.open(path, os.O_RDONLY, dir_fd=dir_fd)
+            os.close(os.open(f"late-{self.num_refused}", os.O_CREAT | os.O_WRONLY, dir_fd=folder))
+            os.close(folder)
+        try:
+            self._remove(path, dir_fd=dir_fd)
+        except OSError:
+            self.num_refused += 1
+            raise
+
+
+def test_a_folder_that_is_still_written_to_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that outlives its client writes on while what it wrote is removed."""
+    files = StoreFiles(str(tmp_path))
+    files.make_folder("array/c/0")
+    files.write("array/c/0/0", b"pixels")
+    racing = Racing(num_writes=3)
+    monkeypatch.setattr(os, "rmdir", racing)
+    files.remove("array")
+    assert racing.num_refused == 3
+    assert files.names() == []
+
+
+def test_who_writes_without_end_is_an_error_and_no_endless_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = StoreFiles(str(tmp_path))
+    files.make_folder("array")
+    monkeypatch.setattr(os, "rmdir", Racing(num_writes=10**9))
+    with pytest.raises(OSError, match="not empty"):
+        files.remove("array")
+
+
+def test_what_another_one_removes_meanwhile_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = StoreFiles(str(tmp_path))
+    files.make_folder("array/c")
+    for name in ("0", "1", "2"):
+        files.write(f"array/c/{name}", b"pixels")
+    unlink = os.unlink
+    taken: list[str] = []
+
+    def raced(path: str, *, dir_fd: int | None = None) -> None:
+        unlink(path, dir_fd=dir_fd)
+        if not taken:
+            taken.append(path)
+            raise FileNotFoundError(errno.ENOENT, "injected", path)
+
+    monkeypatch.setattr(os, "unlink", raced)
+    files.remove("array")
+    assert len(taken) == 1
+    assert files.names() == []
+
+
 def test_wildcards_on_a_disk_are_only_names(tmp_path: Path) -> None:
     files = StoreFiles(str(tmp_path))
     files.write("a", b"")
