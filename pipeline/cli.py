@@ -185,8 +185,10 @@ def raise_interrupts() -> Callable[[], None]:
 
 
 def _handle_interrupts(handler: Callable[[int, object], None]) -> None:
+    """What is ignored stays so: a shell starts what runs in its background like that, and Ctrl-C isn't meant for it."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, handler)
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 def listed(names: Sequence[str], most: int = 10) -> str:

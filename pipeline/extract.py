@@ -55,7 +55,7 @@ MAX_LISTED_FAILURES = 10
 
 @dataclass(frozen=True)
 class _Request:
-    """What was asked for."""
+    """What was asked for, and a way to hear that it isn't any more."""
 
     videos: Videos
     store: str

@@ -299,9 +299,10 @@ class FaceStore:
         enter through their stored checksums; that these are true is for ``verify`` to say.
         """
         of_video: dict[str, hashlib._Hash] = {}
-        for name in self.partition_names:
-            videos = self.read_partition("videos", name).drop_columns(list(CIRCUMSTANCE_COLUMNS))
-            tracks = self.read_partition("tracks", name).drop_columns(list(PLACEMENT_COLUMNS))
+        parts = zip(self.read_partitions("videos"), self.read_partitions("tracks"), strict=True)
+        for all_of_videos, all_of_tracks in parts:
+            videos = all_of_videos.drop_columns(list(CIRCUMSTANCE_COLUMNS))
+            tracks = all_of_tracks.drop_columns(list(PLACEMENT_COLUMNS))
             for row, content in zip(videos["video_id"].to_pylist(), _row_contents(videos), strict=True):
                 of_video[row] = hashlib.sha256(content)
             order = pc.sort_indices(tracks, [("video_id", "ascending"), ("track_id", "ascending")])

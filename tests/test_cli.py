@@ -6,7 +6,7 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -81,20 +81,11 @@ def test_text_from_outside_cannot_steer_the_terminal() -> None:
     assert printable("a\nb\x1b[31m \udcff ä") == "a\\nb\\x1b[31m \\udcff ä"
 
 
-@pytest.fixture
-def own_handlers() -> Iterator[None]:
-    """What handles signals may be changed."""
-    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for each, handler in before.items():
-        signal.signal(each, handler)
-
-
 interrupts = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 
 
 @interrupts
-@pytest.mark.usefixtures("own_handlers")
+@pytest.mark.usefixtures("same_signal_handlers")
 def test_an_interrupt_is_asked_for_once_and_the_second_does_not_wait(
     number: signal.Signals, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -108,7 +99,7 @@ def test_an_interrupt_is_asked_for_once_and_the_second_does_not_wait(
 
 
 @interrupts
-@pytest.mark.usefixtures("own_handlers")
+@pytest.mark.usefixtures("same_signal_handlers")
 def test_an_interrupt_that_a_finaliser_swallowed_is_raised_again(
     number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,11 +118,20 @@ def test_an_interrupt_that_a_finaliser_swallowed_is_raised_again(
 
 
 @interrupts
-@pytest.mark.usefixtures("own_handlers")
+@pytest.mark.usefixtures("same_signal_handlers")
 def test_an_interrupt_is_raised_at_once_elsewhere(number: signal.Signals) -> None:
     raise_interrupts()
     with pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), number)
+
+
+@pytest.mark.usefixtures("same_signal_handlers")
+@pytest.mark.parametrize("handle", [ask_for_interrupts, raise_interrupts])
+def test_ctrl_c_is_not_for_what_a_shell_runs_in_its_background(handle: Callable[[], object]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    handle()
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    assert signal.getsignal(signal.SIGTERM) is not signal.SIG_IGN
 
 
 def test_facts_about_a_machine_may_come_from_the_environment() -> None:

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,6 +35,8 @@ from tests.disks import small_disk
 from tests.faces import Face, face_video
 from tests.stores import set_value
 
+# The command sets its own, for its process.
+pytestmark = pytest.mark.usefixtures("same_signal_handlers")
 ROOT = Path(__file__).resolve().parents[1]
 DEADLINE_SECONDS = 90
 PARAMS = "crop: {size: 64}\n"
@@ -49,15 +50,6 @@ class Ended:
     exit_code: int
     stdout: str
     stderr: str
-
-
-@pytest.fixture(autouse=True)
-def same_signal_handlers() -> Iterator[None]:
-    """The command sets its own, for its process."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def extract(*arguments: object) -> Ended:

@@ -18,9 +18,9 @@ from pipeline.store import FaceStore
 from pipeline.types import REAL
 from tests.faces import Face, face_video
 from tests.families import make_family
-from tests.test_extract import Ended, assert_whole, digest, extract, same_signal_handlers, statuses
+from tests.test_extract import Ended, assert_whole, digest, extract, statuses
 
-__all__ = ["same_signal_handlers"]  # Also here, by itself.
+pytestmark = pytest.mark.usefixtures("same_signal_handlers")
 
 LABELS = """path,label,original
 a-fake.mp4,FAKE,z.mp4
