@@ -23,28 +23,35 @@ class Arena:
 
     def __init__(self, num_bytes: int) -> None:
         self.num_bytes = num_bytes
+        """That may be lent."""
         self._bytes: UInt8Array = np.empty(num_bytes, np.uint8)
         self._free = [(0, num_bytes)]
         """From where to where, ascending; no two adjacent."""
+
+    @property
+    def capacity_bytes(self) -> int:
+        """The most that may ever be lent."""
+        return len(self._bytes)
 
     @property
     def num_free_bytes(self) -> int:
         """In pieces that may be too small."""
         return sum(stop - start for start, stop in self._free)
 
-    def take(self, shape: tuple[int, ...]) -> UInt8Array | None:
-        """An array of uint8 with anything in it; None if no piece is large enough."""
-        num_bytes = int(np.prod(shape))
+    def limit(self, num_bytes: int) -> None:
+        """Lend no more than that, or the capacity, from now on. What was lent is taken back and must not be used any
+        more."""
+        self.num_bytes = min(num_bytes, self.capacity_bytes)
+        self._free = [(0, self.num_bytes)]
+
+    def take(self, num_bytes: int) -> UInt8Array | None:
+        """An array of uint8 (num_bytes,) with anything in it; None if no piece is large enough."""
         num_lent = _rounded(num_bytes)
         for number, (start, stop) in enumerate(self._free):
             if num_lent <= stop - start:
                 self._free[number : number + 1] = [(start + num_lent, stop)] if start + num_lent < stop else []
-                return self._bytes[start : start + num_bytes].reshape(shape)
+                return self._bytes[start : start + num_bytes]
         return None
-
-    def give_back_all(self) -> None:
-        """Take back all that was lent; none of it must be used any more."""
-        self._free = [(0, self.num_bytes)]
 
     def give_back(self, array: UInt8Array) -> None:
         """Take back what :meth:`take` lent; the array must not be used any more."""

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from pipeline.compare import track_score
 from pipeline.config import Settings
-from pipeline.crop import crop_square, crop_squares, sharpness
+from pipeline.crop import crop_square, crop_squares, sharpness, window_of
 from pipeline.frame import Frame, swap_red_and_blue
 from pipeline.patches import Patch
+from pipeline.picture import on_grain
 from pipeline.schema import StoredTrack, face_label
 from pipeline.types import BoolArray, Float32Array, Track, UInt8Array, VideoInfo, VideoRef
 from pipeline.writer import PartitionWriter, frames_checksum
@@ -41,8 +42,9 @@ def wanted_frames(tracks: Sequence[Track]) -> BoolArray:
 class _Clip:
     """A segment being cut out, frame by frame."""
 
-    def __init__(self, track: Track, settings: Settings, is_compared: bool) -> None:
+    def __init__(self, track: Track, info: VideoInfo, settings: Settings, is_compared: bool) -> None:
         self.track = track
+        self._frame_size = (info.width, info.height)
         self.squares = crop_squares(track.boxes_xyxy, settings.crop)
         size = settings.crop.size
         self.frames = np.empty((len(track), size, size, 3), np.uint8)
@@ -54,7 +56,7 @@ class _Clip:
 
     def take(self, frame: Frame, difference: Difference | None) -> None:
         row = frame.index - self.track.frame_start
-        picture = self._put(row, frame.bgr, (0, 0), frame.timestamp_seconds)
+        picture = self._put(row, frame)
         if difference is not None and self.change_scores is not None:
             self.change_scores[row] = difference.score(self.track.boxes_xyxy[row])
             if self.masks is not None:
@@ -64,12 +66,13 @@ class _Clip:
         """Fill the rows that are still empty from what covers their squares."""
         for row, patch in enumerate(patches):
             if patch is not None and not self.have[row]:
-                self._put(row, patch.pixels, (patch.left, patch.top), patch.timestamp_seconds)
+                self._put(row, patch)
 
-    def _put(self, row: int, bgr: UInt8Array, corner_xy: tuple[int, int], timestamp_seconds: float) -> UInt8Array:
-        picture = crop_square(bgr, self.squares[row], self.frames.shape[1], corner_xy)
+    def _put(self, row: int, source: Frame | Patch) -> UInt8Array:
+        window = on_grain(window_of(self.squares[row], *self._frame_size), self._frame_size)
+        picture = crop_square(source.bgr_of(window), self.squares[row], self.frames.shape[1], window[:2])
         self.frames[row] = swap_red_and_blue(picture)
-        self.timestamps_seconds[row] = timestamp_seconds
+        self.timestamps_seconds[row] = source.timestamp_seconds
         self.have[row] = True
         return picture
 
@@ -124,7 +127,7 @@ class Cutter:
     def cut(self, track: Track, patches: Sequence[Patch | None]) -> None:
         """Cut a segment out of what was kept of its frames; None for those that failed to decode."""
         started = perf_counter()
-        clip = _Clip(track, self._settings, self._is_compared)
+        clip = _Clip(track, self._info, self._settings, self._is_compared)
         clip.take_patches(patches)
         self._store_runs(clip)
         self.seconds += perf_counter() - started
@@ -141,7 +144,7 @@ class Cutter:
         started = perf_counter()
         self._close([clip for clip in self._open if clip.track.frame_stop <= frame.index])
         while self._waiting and self._waiting[-1].frame_start <= frame.index:
-            self._open.append(_Clip(self._waiting.pop(), self._settings, self._is_compared))
+            self._open.append(_Clip(self._waiting.pop(), self._info, self._settings, self._is_compared))
         for clip in self._open:
             # One whose frames were all missed is opened late, and empty.
             if frame.index < clip.track.frame_stop:

@@ -10,6 +10,9 @@ OpenCV leaves four things for its caller to find out, and they shape this module
   result of the conversion goes unchecked; so an interlaced video is refused when it is opened. Only its first frame is
   looked at: one that turns interlaced later repeats the last picture before that.
 
+Videos of the usual kind are then read by PyAV instead, which doesn't convert whole frames (``planes.py``) and gives the
+same.
+
 What can't be known: where a frame refers to a lost one, FFmpeg conceals the damage by showing older content.
 A picture whose size changes within the stream is rescaled by OpenCV to the first frame's size; rotation metadata is
 applied.
@@ -26,14 +29,15 @@ from functools import partial
 from pathlib import Path
 from time import perf_counter
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import av
 import cv2
 import numpy as np
-from av.container import InputContainer
 
 from pipeline.frame import Frame
+from pipeline.picture import BgrPicture, Picture
+from pipeline.planes import NoFrameError, PlaneCapture, open_container
 from pipeline.types import UInt8Array, VideoInfo
 
 MAX_FAILED_GRABS = 300
@@ -53,6 +57,9 @@ MAX_FRAME_PIXELS = 2**26
 
 HEADER_MARGIN = 4
 """How many frames a header may promise too many before ``sampled`` pays for a second pass to get the last frame."""
+
+OPENCV_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+"""The variable with which users of OpenCV set FFmpeg's options."""
 
 REMEDY = "try to play it, and re-encode it (ffmpeg -i IN -c:v libx264 OUT.mp4) or leave it out"
 
@@ -113,12 +120,51 @@ class FrameClock:
         return step if on_grid and 1 <= step <= longest else None
 
 
+class Capture(Protocol):
+    """What decodes a file, forward only."""
+
+    def grab(self) -> bool:
+        """Decode the next frame. False: a packet was refused, or there are no more."""
+
+    @property
+    def position_seconds(self) -> float:
+        """Presentation time of the newest frame, as the container has it; 0 where there is none."""
+
+    def retrieve(self) -> Picture | None:
+        """The newest frame; None if it can't be converted."""
+
+    def release(self) -> None:
+        """Close the file."""
+
+
+class _OpenCvCapture:
+    """Every kind of video that OpenCV can read, converted to BGR."""
+
+    def __init__(self, capture: Any) -> None:
+        self._capture = capture
+
+    def grab(self) -> bool:
+        return bool(self._capture.grab())
+
+    @property
+    def position_seconds(self) -> float:
+        return float(self._capture.get(cv2.CAP_PROP_POS_MSEC)) / 1000
+
+    def retrieve(self) -> Picture | None:
+        converted, picture = self._capture.retrieve()
+        return BgrPicture(to_bgr(picture)) if converted else None
+
+    def release(self) -> None:
+        self._capture.release()
+
+
 class VideoReader:
     """One forward pass over one video file; a context manager.
 
     Args:
         path: A local file; never taken for a URL, a protocol or a pattern of file names.
-        num_threads: Of the decoder; None leaves the choice to OpenCV, which takes one for each core.
+        num_threads: Of the decoder; None leaves the choice to OpenCV, which takes one for each core. Only with one are
+            frames left unconverted: with more, PyAV loses frames before damage at the end.
         max_frames: The pass ends before the frame of this index, as if the video did; None: at its end.
 
     Raises:
@@ -138,20 +184,10 @@ class VideoReader:
         self._num_threads = num_threads
         self._failed_frames: list[int] = []
         self._started = False
-        self._capture = self._timed(partial(_open, path, num_threads))
-        self.info = _info(self._capture)
-        if self.info.width * self.info.height > MAX_FRAME_PIXELS:
-            self._capture.release()
-            raise VideoDecodeError(
-                f"{path} has frames of {self.info.width} x {self.info.height} pixels, more than {MAX_FRAME_PIXELS:,}: "
-                "its header is damaged, or it is larger than anything that faces are looked for in; scale it down first"
-            )
-        if self._timed(partial(_is_interlaced, path)):
-            self._capture.release()
-            raise VideoDecodeError(
-                f"{path} is interlaced: OpenCV can't convert it to RGB; "
-                "deinterlace it first (ffmpeg -i IN -vf yadif -c:v libx264 OUT.mp4)"
-            )
+        capture = self._timed(partial(_open, path, num_threads))
+        self.info = _info(capture)
+        self._fourcc = _fourcc(capture)
+        self._capture = self._timed(partial(self._choose, capture))
         self._clock = FrameClock(self.info.fps_from_header)
 
     def __enter__(self) -> Self:
@@ -165,6 +201,34 @@ class VideoReader:
     def close(self) -> None:
         """Give the file and the decoder back."""
         self._capture.release()
+
+    def _choose(self, opened: Any) -> Capture:
+        """What will read the file: the ``cv2.VideoCapture``, or what spares its conversion."""
+        width, height = self.info.width, self.info.height
+        if width * height > MAX_FRAME_PIXELS:
+            opened.release()
+            raise VideoDecodeError(
+                f"{self.path} has frames of {width} x {height} pixels, more than {MAX_FRAME_PIXELS:,}: "
+                "its header is damaged, or it is larger than anything that faces are looked for in; scale it down first"
+            )
+        try:
+            # Decoding one frame costs 1 % of decoding ten seconds of 1080p.
+            planes = PlaneCapture(self.path)
+        except NoFrameError:
+            return _OpenCvCapture(opened)  # OpenCV decides about damaged files.
+        if planes.is_interlaced:
+            opened.release()
+            planes.release()
+            raise VideoDecodeError(
+                f"{self.path} is interlaced: OpenCV can't convert it to RGB; "
+                "deinterlace it first (ffmpeg -i IN -vf yadif -c:v libx264 OUT.mp4)"
+            )
+        # Options that somebody set for OpenCV's FFmpeg are for OpenCV to follow.
+        if self._num_threads == 1 and OPENCV_OPTIONS not in os.environ and planes.is_usual((width, height)):
+            opened.release()
+            return planes
+        planes.release()
+        return _OpenCvCapture(opened)
 
     @property
     def failed_frames(self) -> tuple[int, ...]:
@@ -230,7 +294,7 @@ class VideoReader:
         num_wanted = num_converted = 0
         end = math.inf if self.max_frames is None else self.max_frames
         while self.last_index + 1 < end and self._grab():
-            index, seconds = self._clock.tick(self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+            index, seconds = self._clock.tick(self._capture.position_seconds)
             self._failed_frames.extend(range(self.last_index + 1, int(min(index, end))))
             if index >= end:
                 break
@@ -239,15 +303,15 @@ class VideoReader:
             if wanted is not None and not wanted(index):
                 continue
             num_wanted += 1
-            converted, picture = self._timed(self._capture.retrieve)
-            if not converted:
+            picture = self._timed(self._capture.retrieve)
+            if picture is None:
                 self._failed_frames.append(index)
                 continue
             num_converted += 1
-            yield Frame(index, seconds, self._timed(partial(to_bgr, picture)))
+            yield Frame(index, seconds, picture)
         if self.num_frames_decoded == 0:
             raise VideoDecodeError(
-                f"{self.path} opens as a video ({_fourcc(self._capture)}) but not one frame decodes: it is damaged or "
+                f"{self.path} opens as a video ({self._fourcc}) but not one frame decodes: it is damaged or "
                 f"OpenCV lacks the codec; {REMEDY}"
             )
         if num_wanted and not num_converted:
@@ -325,30 +389,16 @@ def _silent_cv2() -> Iterator[None]:
         cv2.utils.logging.setLogLevel(level)
 
 
-def _container(path: str) -> InputContainer:
-    """PyAV's view of a file. Damaged tags must not matter: PyAV raises on text that isn't UTF-8 unless told not to."""
-    return av.open(str(Path(path).absolute()), metadata_errors="ignore")
-
-
 def _why_unreadable(path: str) -> str:
     """OpenCV gives no reason; PyAV looks into the container for it."""
     try:
-        with _container(path) as container:
+        with open_container(path) as container:
             kinds = sorted({stream.type for stream in container.streams})
             if "video" not in kinds:
                 return f"it has no video stream, only {' and '.join(kinds) or 'an empty container'}"
             return "it has a video stream, but OpenCV has no decoder for its codec or can't set it up"
     except av.FFmpegError as error:
         return f"it is no video, or its header is damaged or cut off ({error.strerror})"
-
-
-def _is_interlaced(path: str) -> bool:
-    """Whether the first frame is flagged as interlaced. That costs 1 % of decoding ten seconds of 1080p."""
-    try:
-        with _container(path) as container:
-            return next(container.decode(container.streams.video[0])).interlaced_frame
-    except (av.FFmpegError, IndexError, StopIteration):
-        return False  # OpenCV's own decoding decides about damaged files
 
 
 def _info(capture: Any) -> VideoInfo:

@@ -1,4 +1,4 @@
-"""A decoded frame, in OpenCV's order of channels until somebody wants to see it."""
+"""A decoded frame, converted when somebody wants to see it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from functools import cached_property
 import cv2
 import numpy as np
 
+from pipeline.picture import Picture, Window
 from pipeline.types import UInt8Array
 
 
@@ -24,14 +25,26 @@ class Frame:
     """Position in the stream, counting frames that failed to decode."""
     timestamp_seconds: float
     """Presentation time from the stream's start."""
-    bgr: UInt8Array
-    """uint8 ``(H, W, 3)``, BGR: the order OpenCV decodes to. Scaling and cutting don't care about the order, so it is
-    changed in what comes out of them, which costs a fraction of changing it in a whole frame first."""
+    picture: Picture
+    """As the decoder gave it."""
+
+    @cached_property
+    def bgr(self) -> UInt8Array:
+        """uint8 ``(H, W, 3)``, BGR, made when it is first asked for. Scaling and cutting don't care about the order of
+        channels, so it is changed in what comes out of them, which costs a fraction of changing it in a whole frame."""
+        return self.picture.bgr()
+
+    def bgr_of(self, window_xyxy: Window) -> UInt8Array:
+        """A window of it, see :meth:`Picture.window`: uint8 ``(h, w, 3)``, BGR, not to be written to."""
+        if "bgr" in self.__dict__:
+            left, top, right, bottom = window_xyxy
+            return self.bgr[top:bottom, left:right]
+        return self.picture.window(window_xyxy).bgr()
 
     @cached_property
     def rgb(self) -> UInt8Array:
-        """uint8 ``(H, W, 3)``, RGB: a second array, made when it is first asked for."""
+        """uint8 ``(H, W, 3)``, RGB: one more array, made when it is first asked for."""
         return swap_red_and_blue(self.bgr)
 
     def __repr__(self) -> str:
-        return f"Frame(index={self.index}, timestamp_seconds={self.timestamp_seconds:.3f}, bgr={self.bgr.shape})"
+        return f"Frame(index={self.index}, timestamp_seconds={self.timestamp_seconds:.3f}, size={self.picture.size})"

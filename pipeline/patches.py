@@ -11,7 +11,7 @@ import bisect
 import itertools
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from pipeline.arena import Arena
 from pipeline.config import Settings, TrackSettings
 from pipeline.crop import crop_squares, window_of
 from pipeline.frame import Frame
+from pipeline.picture import Picture, Window, on_grain
 from pipeline.track import Chain, Linker
 from pipeline.types import Float32Array, UInt8Array
 
@@ -29,20 +30,19 @@ ROOM = 0.75
 """Share of the arena for that: the rest is for frames that wait, and for what lies between the pieces."""
 LEAST_MARGIN_PIXELS = 80
 """More than that on each side of a small face, if there is room."""
+BGR_BYTES = 3
+"""A pixel."""
 AHEAD_FRAMES = 30
 """For so long a face is expected to go on as it moved last."""
-
-Window = tuple[int, int, int, int]
-"""Pixels of a frame, xyxy, half-open."""
 
 
 @dataclass(frozen=True)
 class Patch:
     """Part of a frame."""
 
-    pixels: UInt8Array
-    """uint8 (h, w, 3), BGR."""
+    picture: Picture
     left: int
+    """On a grain of the frame, as ``top`` is."""
     top: int
     timestamp_seconds: float
     """Of the frame."""
@@ -50,8 +50,25 @@ class Patch:
     def covers(self, window_xyxy: Sequence[int]) -> bool:
         """Whether a window of the frame lies in it."""
         left, top, right, bottom = window_xyxy
-        height, width = self.pixels.shape[:2]
+        width, height = self.picture.size
         return self.left <= left and self.top <= top and right <= self.left + width and bottom <= self.top + height
+
+    def bgr_of(self, window_xyxy: Window) -> UInt8Array:
+        """A window of the frame that it covers, see :meth:`Picture.window`: uint8 (h, w, 3), BGR, not to be written
+        to."""
+        left, top, right, bottom = window_xyxy
+        inside = left - self.left, top - self.top, right - self.left, bottom - self.top
+        return self.picture.window(inside).bgr()
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A copy in the arena."""
+
+    memory: UInt8Array
+    """Of the arena's."""
+    picture: Picture
+    """In that memory."""
 
 
 @dataclass(frozen=True)
@@ -82,26 +99,34 @@ class Patches:
         self._frame_size = (width, height)
         self._settings = settings
         self._arena = arena
-        self._waiting: deque[Frame] = deque()
+        self._waiting: deque[tuple[Frame, _Kept]] = deque()
+        """Copies of frames."""
         self._first_unsearched = 0
         """No face that isn't followed yet can begin before this frame."""
         self._followed: list[tuple[Chain, _Reach]] = []
-        self._patches: OrderedDict[tuple[Chain, int], Patch] = OrderedDict()
+        self._patches: OrderedDict[tuple[Chain, int], tuple[Patch, _Kept]] = OrderedDict()
         """By face and frame, the oldest first."""
+        self._bytes_per_pixel: float | None = None
+        """Of this video's pictures; None until one was seen."""
 
     def watch(self, frame: Frame) -> None:
         """See a frame; they come in order."""
-        if frame.index >= self._first_unsearched and (copy := self._copied(frame.bgr, may_frames_go=True)) is not None:
-            self._waiting.append(replace(frame, bgr=copy))
+        if self._bytes_per_pixel is None:
+            width, height = self._frame_size
+            self._bytes_per_pixel = frame.picture.num_bytes / (width * height)
+            # As many pixels, whatever form they come in.
+            self._arena.limit(round(self._arena.capacity_bytes * self._bytes_per_pixel / BGR_BYTES))
+        is_unsearched = frame.index >= self._first_unsearched
+        if is_unsearched and (copy := self._copied(frame.picture, may_frames_go=True)) is not None:
+            self._waiting.append((Frame(frame.index, frame.timestamp_seconds, copy.picture), copy))
         else:
             windows = self._windows(frame.index)
-            pictures = [frame.bgr[top:bottom, left:right] for _, (left, top, right, bottom) in windows]
-            self._keep(frame, windows, pictures, may_frames_go=True)
+            self._keep(frame, windows, [frame.picture.window(window) for _, window in windows], may_frames_go=True)
 
     def searched(self, last_index: int, linker: Linker) -> None:
         """Faces are known up to a frame, the newest one there is."""
         detect, track = self._settings.detect, self._settings.track
-        first_waiting = self._waiting[0].index if self._waiting else last_index + 1
+        first_waiting = self._waiting[0][0].index if self._waiting else last_index + 1
         ended = itertools.takewhile(
             lambda chain: chain.frames[-1] >= first_waiting - track.max_gap_frames, reversed(linker.ended)
         )
@@ -120,7 +145,7 @@ class Patches:
 
     def get(self, chain: Chain, frame_index: int, square_xyxy: Float32Array) -> Patch | None:
         """What covers a face's square in a frame, if that was kept."""
-        patch = self._patches.get((chain, frame_index))
+        patch, _ = self._patches.get((chain, frame_index), (None, None))
         if patch is None or not patch.covers(window_of(square_xyxy, *self._frame_size)):
             return None
         return patch
@@ -128,8 +153,8 @@ class Patches:
     def forget(self, chain: Chain, frame_start: int, frame_stop: int) -> None:
         """A face isn't needed any more in these frames, half-open."""
         for index in range(frame_start, frame_stop):
-            if (patch := self._patches.pop((chain, index), None)) is not None:
-                self._arena.give_back(patch.pixels)
+            if (kept := self._patches.pop((chain, index), None)) is not None:
+                self._arena.give_back(kept[1].memory)
 
     def forget_all_but(self, chains: Iterable[Chain]) -> None:
         """Nothing but these faces is needed any more."""
@@ -141,39 +166,41 @@ class Patches:
         """Nothing is needed any more; the arena is empty again."""
         self._patches.clear()
         self._waiting.clear()
-        self._arena.give_back_all()
+        self._arena.limit(self._arena.capacity_bytes)
 
-    def _copied(self, picture: UInt8Array, may_frames_go: bool) -> UInt8Array | None:
+    def _copied(self, picture: Picture, may_frames_go: bool) -> _Kept | None:
         """A copy in the arena, for which older things have to go: frames that wait, if they may, and then patches."""
-        while (copy := self._arena.take(picture.shape)) is None:
+        while (memory := self._arena.take(picture.num_bytes)) is None:
             if may_frames_go and self._waiting:
                 self._leave_to_known_faces()
             elif self._patches:
-                _, oldest = self._patches.popitem(last=False)
-                self._arena.give_back(oldest.pixels)
+                _, (_, oldest) = self._patches.popitem(last=False)
+                self._arena.give_back(oldest.memory)
             else:
                 return None
-        copy[:] = picture
-        return copy
+        return _Kept(memory, picture.copied(memory))
 
     def _leave_to_known_faces(self) -> None:
         """The frame that has waited for longest."""
-        windows = self._windows(self._waiting[0].index)
-        frame = self._waiting.popleft()
-        pictures = [frame.bgr[top:bottom, left:right].copy() for _, (left, top, right, bottom) in windows]
-        self._arena.give_back(frame.bgr)
+        windows = self._windows(self._waiting[0][0].index)
+        frame, copy = self._waiting.popleft()
+        pictures = []
+        for _, window in windows:
+            picture = frame.picture.window(window)
+            pictures.append(picture.copied(np.empty(picture.num_bytes, np.uint8)))
+        self._arena.give_back(copy.memory)
         self._keep(frame, windows, pictures, may_frames_go=False)
 
     def _keep(
         self,
         frame: Frame,
         windows: Sequence[tuple[Chain, Window]],
-        pictures: Sequence[UInt8Array],
+        pictures: Sequence[Picture],
         may_frames_go: bool,
     ) -> None:
         for (chain, (left, top, _, _)), picture in zip(windows, pictures, strict=True):
-            if (pixels := self._copied(picture, may_frames_go)) is not None:
-                self._patches[chain, frame.index] = Patch(pixels, left, top, frame.timestamp_seconds)
+            if (copy := self._copied(picture, may_frames_go)) is not None:
+                self._patches[chain, frame.index] = Patch(copy.picture, left, top, frame.timestamp_seconds), copy
 
     def _windows(self, frame_index: int) -> list[tuple[Chain, Window]]:
         """What to keep of a frame."""
@@ -197,7 +224,7 @@ class Patches:
         """Pixels on each side of every face that there is room for, if segments are cut as soon as they can be."""
         detect, track = self._settings.detect, self._settings.track
         num_frames = track.segment_frames + track.min_frames + detect.every_n_frames * detect.whole_frame_every
-        num_pixels = ROOM * self._arena.num_bytes / (3 * num_frames)
+        num_pixels = ROOM * self._arena.num_bytes / ((self._bytes_per_pixel or BGR_BYTES) * num_frames)
         # The sum of (side + 2 margin)^2 is that.
         total, squares = sum(sides), sum(side**2 for side in sides)
         root = total**2 - len(sides) * (squares - num_pixels)
@@ -210,7 +237,7 @@ class Patches:
         low = np.floor(square[:2] - margin + np.minimum(ahead, 0)).astype(int)
         high = np.ceil(square[2:] + margin + np.maximum(ahead, 0)).astype(int)
         (left, top), (right, bottom) = np.maximum(low, 0).tolist(), np.minimum(high, self._frame_size).tolist()
-        return left, top, right, bottom
+        return on_grain((left, top, right, bottom), self._frame_size)
 
 
 def _is_likely(chain: Chain, last_index: int, settings: TrackSettings) -> bool:

@@ -22,7 +22,8 @@ from pipeline.track import Chain, Linker, Tracks, decided_segments, segments_of
 from pipeline.types import BoolArray, Track, VideoInfo
 
 ARENA_BYTES = 300 * 10**6
-"""Seven seconds of the surroundings of a face of 400 pixels, or 48 frames of 1080p."""
+"""For pictures that come as BGR; others take as much less as they are smaller. Seven seconds of the surroundings of a
+face of 400 pixels, or 48 frames of 1080p."""
 
 
 @lru_cache(maxsize=1)

@@ -15,9 +15,9 @@ PAGE = 4096
 """Bytes that a piece is rounded up to."""
 NUM_PAGES = 12
 
-heights = st.integers(1, 5 * PAGE // 3)
-"""Of pictures of one column: up to five pages."""
-steps = st.lists(st.one_of(st.tuples(st.just("take"), heights), st.tuples(st.just("give back"), st.integers(0, 99))))
+sizes = st.integers(1, 5 * PAGE)
+"""Up to five pages."""
+steps = st.lists(st.one_of(st.tuples(st.just("take"), sizes), st.tuples(st.just("give back"), st.integers(0, 99))))
 
 
 def num_pages(num_bytes: int) -> int:
@@ -29,7 +29,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.arena = Arena(NUM_PAGES * PAGE)
-        whole = self.arena.take((NUM_PAGES * PAGE,))
+        whole = self.arena.take(NUM_PAGES * PAGE)
         assert whole is not None
         self._start = whole.ctypes.data
         self.arena.give_back(whole)
@@ -48,12 +48,12 @@ class Ledger:
         first = (array.ctypes.data - self._start) // PAGE
         return slice(first, first + num_pages(array.nbytes))
 
-    def take(self, height: int, value: int) -> None:
-        array = self.arena.take((height, 1, 3))
-        fitting = [start for start, length in self.first_fits if length >= num_pages(3 * height)]
+    def take(self, num_bytes: int, value: int) -> None:
+        array = self.arena.take(num_bytes)
+        fitting = [start for start, length in self.first_fits if length >= num_pages(num_bytes)]
         assert (array is not None) == bool(fitting), "refused only where no piece is large enough"
         if array is not None:
-            assert array.shape == (height, 1, 3)
+            assert array.shape == (num_bytes,)
             assert array.dtype == np.uint8
             assert array.flags.c_contiguous
             assert self.pages(array).start == fitting[0], "the first piece that fits"
@@ -81,33 +81,47 @@ def test_what_is_lent_is_the_borrowers_alone_until_it_is_given_back(sequence: li
     while ledger.lent:
         ledger.give_back(len(sequence) % len(ledger.lent))
     assert ledger.arena.num_free_bytes == ledger.arena.num_bytes
-    assert ledger.arena.take((ledger.arena.num_bytes,)) is not None, "in one piece again"
+    assert ledger.arena.take(ledger.arena.num_bytes) is not None, "in one piece again"
     assert ledger.arena.num_free_bytes == 0
 
 
 def test_a_hole_is_filled_before_what_was_never_used() -> None:
     arena = Arena(4 * PAGE)
-    first, second = arena.take((PAGE,)), arena.take((PAGE,))
+    first, second = arena.take(PAGE), arena.take(PAGE)
     assert first is not None
     assert second is not None
     arena.give_back(first)
-    assert arena.take((2 * PAGE,)) is not None, "behind the second: it doesn't fit before it"
-    again = arena.take((1,))
+    assert arena.take(2 * PAGE) is not None, "behind the second: it doesn't fit before it"
+    again = arena.take(1)
     assert again is not None
     assert again.ctypes.data == first.ctypes.data
 
 
 def test_free_bytes_in_two_pieces_are_not_one() -> None:
     arena = Arena(3 * PAGE)
-    pieces = [arena.take((PAGE,)) for _ in range(3)]
+    pieces = [arena.take(PAGE) for _ in range(3)]
     for piece in pieces[::2]:
         assert piece is not None
         arena.give_back(piece)
     assert arena.num_free_bytes == 2 * PAGE
-    assert arena.take((2 * PAGE,)) is None
+    assert arena.take(2 * PAGE) is None
 
 
 def test_an_arena_of_nothing_lends_nothing() -> None:
     arena = Arena(0)
-    assert arena.take((1,)) is None
+    assert arena.take(1) is None
     assert arena.num_free_bytes == arena.num_bytes == 0
+
+
+def test_a_limit_is_kept_and_takes_everything_back() -> None:
+    arena = Arena(4 * PAGE)
+    first = arena.take(PAGE)
+    assert first is not None
+    arena.limit(2 * PAGE)
+    assert arena.num_free_bytes == arena.num_bytes == 2 * PAGE
+    assert arena.take(3 * PAGE) is None
+    again = arena.take(2 * PAGE)
+    assert again is not None
+    assert again.ctypes.data == first.ctypes.data
+    arena.limit(9 * PAGE)
+    assert arena.num_free_bytes == arena.num_bytes == arena.capacity_bytes == 4 * PAGE

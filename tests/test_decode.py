@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from pipeline import decode
 from pipeline.decode import FrameClock, VideoDecodeError, VideoReader, num_frames_expected, to_bgr
 from pipeline.frame import Frame
+from pipeline.picture import Picture
 from pipeline.types import UInt8Array
-from tests.videos import drop_packets, moving_square, read_index_code, write_video
+from tests.videos import drop_packets, moving_square, overwrite_packets, read_index_code, write_video
 
 X265_QUIET = {"x265-params": "log-level=none"}
 VP9_FAST = {"deadline": "realtime", "cpu-used": "8"}
@@ -66,19 +67,6 @@ def codes(frames: Iterable[Frame]) -> list[int]:
 
 def indices(frames: Iterable[Frame]) -> list[int]:
     return [frame.index for frame in frames]
-
-
-def overwrite_packets(source: Path, target: Path, damaged: Iterable[int]) -> Path:
-    """A copy in which some packets' bytes are 0xff; the container stays whole."""
-    unwanted, data = frozenset(damaged), bytearray(source.read_bytes())
-    with av.open(str(source)) as container:
-        packets = [packet for packet in container.demux(video=0) if packet.size]
-        for number, packet in enumerate(packets):
-            if number in unwanted:
-                assert packet.pos is not None
-                data[packet.pos : packet.pos + packet.size] = b"\xff" * packet.size
-    target.write_bytes(data)
-    return target
 
 
 # --- whole files
@@ -359,9 +347,9 @@ def test_a_frame_that_does_not_convert_fails_and_the_stream_goes_on(
             def __getattr__(self, name: str) -> object:
                 return getattr(real, name)
 
-            def retrieve(self) -> tuple[bool, UInt8Array | None]:
+            def retrieve(self) -> Picture | None:
                 self.retrieved += 1
-                return (False, None) if self.retrieved == 5 else real.retrieve()
+                return None if self.retrieved == 5 else real.retrieve()
 
         monkeypatch.setattr(reader, "_capture", FailsOnce())
         frames = list(reader.frames())
@@ -377,8 +365,8 @@ def test_a_video_of_which_nothing_converts_is_an_error(square_mp4: Path, monkeyp
             def __getattr__(self, name: str) -> object:
                 return getattr(real, name)
 
-            def retrieve(self) -> tuple[bool, UInt8Array | None]:
-                return False, None
+            def retrieve(self) -> Picture | None:
+                return None
 
         monkeypatch.setattr(reader, "_capture", NeverConverts())
         with pytest.raises(VideoDecodeError, match=r"40 frames decode .* can't convert any"):

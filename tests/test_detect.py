@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pipeline.config import DetectSettings
 from pipeline.detect import FaceDetector, Rung, SearchedFrame, Thresholds, retry_ladder
 from pipeline.frame import Frame, swap_red_and_blue
+from pipeline.picture import BgrPicture
 from pipeline.types import Detections, Float32Array, UInt8Array
 from tests.faces import stretched_portrait
 
@@ -31,7 +32,7 @@ def detector() -> FaceDetector:
 
 
 def frame(index: int, rgb: UInt8Array) -> Frame:
-    return Frame(index, index / 30, swap_red_and_blue(rgb))
+    return Frame(index, index / 30, BgrPicture(swap_red_and_blue(rgb)))
 
 
 def grey_frames(*sizes: tuple[int, int]) -> list[Frame]:

@@ -15,6 +15,7 @@ from pipeline.config import CropSettings, DetectSettings, Settings, TrackSetting
 from pipeline.crop import crop_square, crop_squares, window_of
 from pipeline.frame import Frame
 from pipeline.patches import Patch, Patches
+from pipeline.picture import BgrPicture, on_grain
 from pipeline.track import Chain, Linker
 from pipeline.types import Detections, Float32Array
 
@@ -43,7 +44,7 @@ def moving(start: float = 10.0, speed: float = 0.0, side: float = 40.0, frames: 
 
 def frame(index: int) -> Frame:
     bgr = np.random.default_rng(index).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
-    return Frame(index, index / 25, bgr)
+    return Frame(index, index / 25, BgrPicture(bgr))
 
 
 def seen(boxes: Iterable[tuple[float, float, float, float] | None]) -> Detections:
@@ -89,9 +90,9 @@ class Watched:
             middle = chain.box_at(index).reshape(2, 2).mean(axis=0).round()
             patch = self.patches.get(chain, index, np.concatenate([middle - 2, middle + 2]))
             if patch is not None:
-                height, width = patch.pixels.shape[:2]
+                width, height = patch.picture.size
                 there = frame(index).bgr[patch.top : patch.top + height, patch.left : patch.left + width]
-                np.testing.assert_array_equal(patch.pixels, there)
+                np.testing.assert_array_equal(patch.picture.bgr(), there)
                 assert patch.timestamp_seconds == index / 25
                 found.append(index)
         return found
@@ -200,7 +201,7 @@ def test_nothing_is_left_of_a_video_that_ends_while_frames_wait() -> None:
     assert video.arena.num_free_bytes < video.arena.num_bytes
     video.patches.forget_all()
     assert video.arena.num_free_bytes == video.arena.num_bytes
-    assert video.arena.take((video.arena.num_bytes // PAGE * PAGE,)) is not None, "in one piece"
+    assert video.arena.take(video.arena.num_bytes // PAGE * PAGE) is not None, "in one piece"
 
 
 @settings(deadline=None, max_examples=40)
@@ -274,12 +275,12 @@ FRAME = frame(0).bgr
 def test_a_square_out_of_a_patch_is_the_same_as_out_of_the_frame(
     square: Float32Array, size: int, around: tuple[int, int, int, int]
 ) -> None:
-    left, top, right, bottom = window_of(square, WIDTH, HEIGHT)
+    left, top, right, bottom = window = on_grain(window_of(square, WIDTH, HEIGHT), (WIDTH, HEIGHT))
     patch_left, patch_top = max(left - around[0], 0), max(top - around[1], 0)
     pixels = FRAME[patch_top : min(bottom + around[2], HEIGHT), patch_left : min(right + around[3], WIDTH)].copy()
-    patch = Patch(pixels, patch_left, patch_top, 0.0)
-    assert patch.covers((left, top, right, bottom))
-    cut = crop_square(patch.pixels, square, size, (patch.left, patch.top))
+    patch = Patch(BgrPicture(pixels), patch_left, patch_top, 0.0)
+    assert patch.covers(window)
+    cut = crop_square(patch.bgr_of(window), square, size, (left, top))
     np.testing.assert_array_equal(cut, crop_square(FRAME, square, size))
 
 
@@ -293,7 +294,7 @@ def test_a_square_depends_on_nothing_but_its_window(square: Float32Array, size: 
 
 
 def test_a_patch_covers_what_lies_in_it_and_not_a_pixel_more() -> None:
-    patch = Patch(FRAME[20:50, 30:90].copy(), 30, 20, 0.0)
+    patch = Patch(BgrPicture(FRAME[20:50, 30:90].copy()), 30, 20, 0.0)
     assert patch.covers((30, 20, 90, 50))
     for side in range(4):
         window = [30, 20, 90, 50]
@@ -317,6 +318,6 @@ def test_a_patch_that_lacks_a_column_of_the_window_is_not_used() -> None:
 def test_a_square_that_shows_nothing_of_the_frame_is_black_whatever_was_kept() -> None:
     outside = np.array([-50, -50, -10, -10], np.float32)
     assert window_of(outside, WIDTH, HEIGHT) == (0, 0, 0, 0)
-    patch = Patch(FRAME[:30, :40].copy(), 0, 0, 0.0)
+    patch = Patch(BgrPicture(FRAME[:30, :40].copy()), 0, 0, 0.0)
     assert patch.covers((0, 0, 0, 0))
-    assert not crop_square(patch.pixels, outside, 32).any()
+    assert not crop_square(patch.bgr_of((0, 0, 0, 0)), outside, 32).any()

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.frame import Frame
+from pipeline.picture import BgrPicture
 from pipeline.scenes import THUMBNAIL_PIXELS, CutFinder, SceneCut, similarity, thumbnail
 from pipeline.types import UInt8Array
 
@@ -26,7 +27,7 @@ def scenery(seed: int, width: int = 400, height: int = 120) -> UInt8Array:
 
 def frames(*pictures: UInt8Array) -> list[Frame]:
     """Every 10th frame of a video."""
-    return [Frame(10 * i, i / 3, picture) for i, picture in enumerate(pictures)]
+    return [Frame(10 * i, i / 3, BgrPicture(picture)) for i, picture in enumerate(pictures)]
 
 
 def cuts(*pictures: UInt8Array) -> dict[int, SceneCut]:

@@ -127,3 +127,16 @@ def _index_code(index: int, width: int, height: int) -> UInt8Array:
     rows, columns = np.arange(height) * CODE_ROWS // height, np.arange(width) * CODE_COLUMNS // width
     code: UInt8Array = bits[rows[:, None], columns[None, :]] * np.uint8(255)
     return code
+
+
+def overwrite_packets(source: Path, target: Path, damaged: Iterable[int]) -> Path:
+    """A copy in which some packets' bytes are 0xff; the container stays whole."""
+    unwanted, data = frozenset(damaged), bytearray(source.read_bytes())
+    with av.open(str(source)) as container:
+        packets = [packet for packet in container.demux(video=0) if packet.size]
+        for number, packet in enumerate(packets):
+            if number in unwanted:
+                assert packet.pos is not None
+                data[packet.pos : packet.pos + packet.size] = b"\xff" * packet.size
+    target.write_bytes(data)
+    return target

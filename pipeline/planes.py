@@ -1,0 +1,210 @@
+"""The usual kind of video, decoded by PyAV to the planes it is stored as: half the bytes of BGR, and no conversion.
+
+Usual: 8 bits, 4:2:0, progressive, upright, and read by one thread. PyAV has the same FFmpeg inside as OpenCV, and what
+is cut out of the planes is converted by the same scaler, so frames, times and pixels are those of ``cv2.VideoCapture``
+to the bit; ``tests/test_planes.py`` compares them over codecs, containers and damage. Only where FFmpeg conceals damage
+within a frame may other old content show through: what its buffers happen to hold. Whatever is unusual is left to
+OpenCV.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import av
+import numpy as np
+from av.container import Flags, InputContainer
+from av.video.plane import VideoPlane
+from av.video.reformatter import Interpolation, VideoReformatter
+
+from pipeline.picture import BgrPicture, Picture, Window
+from pipeline.types import UInt8Array
+
+PIXEL_FORMAT = "yuv420p"
+
+
+@dataclass(frozen=True)
+class Colours:
+    """What the numbers of the planes mean, in FFmpeg's enumerations."""
+
+    space: int
+    range: int
+
+
+@dataclass(frozen=True)
+class Yuv420Picture:
+    """Brightness of each pixel, colour of each four."""
+
+    y: UInt8Array
+    """uint8 (H, W), H and W even."""
+    u: UInt8Array
+    """uint8 (H / 2, W / 2)."""
+    v: UInt8Array
+    """uint8 (H / 2, W / 2)."""
+    colours: Colours
+    converter: VideoReformatter
+    """Of the reader: it remembers how the last picture of a size was converted."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height, pixels."""
+        height, width = self.y.shape
+        return width, height
+
+    @property
+    def num_bytes(self) -> int:
+        """That a copy takes."""
+        return self.y.nbytes + self.u.nbytes + self.v.nbytes
+
+    def window(self, window_xyxy: Window) -> Yuv420Picture:
+        """See :meth:`pipeline.picture.Picture.window`."""
+        left, top, right, bottom = window_xyxy
+        rows, columns = slice(top // 2, bottom // 2), slice(left // 2, right // 2)
+        brightness = self.y[top:bottom, left:right]
+        return Yuv420Picture(brightness, self.u[rows, columns], self.v[rows, columns], self.colours, self.converter)
+
+    def copied(self, memory: UInt8Array) -> Yuv420Picture:
+        """See :meth:`pipeline.picture.Picture.copied`."""
+        parts = np.split(memory, np.cumsum([self.y.size, self.u.size]))
+        y, u, v = (part.reshape(plane.shape) for part, plane in zip(parts, (self.y, self.u, self.v), strict=True))
+        y[:], u[:], v[:] = self.y, self.u, self.v
+        return Yuv420Picture(y, u, v, self.colours, self.converter)
+
+    def bgr(self) -> UInt8Array:
+        """See :meth:`pipeline.picture.Picture.bgr`."""
+        width, height = self.size
+        if not self.y.size:
+            return np.empty((height, width, 3), np.uint8)
+        frame = av.VideoFrame(width, height, PIXEL_FORMAT)
+        for plane, own in zip(frame.planes, (self.y, self.u, self.v), strict=True):
+            _rows(plane)[:, : own.shape[1]] = own
+        frame.colorspace, frame.color_range = self.colours.space, self.colours.range
+        return _converted(self.converter, frame, width, height)
+
+
+def _converted(converter: VideoReformatter, frame: av.VideoFrame, width: int, height: int) -> UInt8Array:
+    """BGR of this size, as OpenCV converts: uint8 (height, width, 3), contiguous."""
+    bgr = converter.reformat(frame, width, height, "bgr24", interpolation=Interpolation.BICUBIC, threads=1)
+    return np.ascontiguousarray(_rows(bgr.planes[0])[:, : 3 * width]).reshape(height, width, 3)
+
+
+def _rows(plane: VideoPlane) -> UInt8Array:
+    """A plane as it lies in memory, with what fills its rows up: uint8 (height, line_size). No copy."""
+    # It has Python's buffer interface, of which its annotations say nothing.
+    return np.frombuffer(cast("memoryview[int]", plane), np.uint8).reshape(-1, plane.line_size)
+
+
+def open_container(path: str) -> InputContainer:
+    """PyAV's view of a file. Damaged tags must not matter: PyAV raises on text that isn't UTF-8 unless told not to."""
+    return av.open(str(Path(path).absolute()), metadata_errors="ignore")
+
+
+class NoFrameError(Exception):
+    """PyAV can't begin to decode a file."""
+
+
+class PlaneCapture:
+    """Grabs and retrieves the frames of a file as ``cv2.VideoCapture`` does.
+
+    Args:
+        path: A local file.
+
+    Raises:
+        NoFrameError: PyAV finds no video in it, or its first frame is damaged.
+    """
+
+    def __init__(self, path: str) -> None:
+        try:
+            self._container = open_container(path)
+        except av.FFmpegError as error:
+            raise NoFrameError(str(error)) from error
+        # As OpenCV has it: a frame without a time of its own has that of its packet.
+        self._container.flags &= ~cast("int", Flags.gen_pts.value)
+        self._frames = self._decoded()
+        self._frame = next(self._frames, None) if self._container.streams.video else None
+        if self._frame is None:
+            self.release()
+            raise NoFrameError("no frame at the beginning")
+        self._is_next = True
+        self._converter = VideoReformatter()
+        self._size = self._frame.width, self._frame.height
+
+    @property
+    def is_interlaced(self) -> bool:
+        """Whether the newest frame, at first the first one, is flagged as such."""
+        return bool(self._frame and self._frame.interlaced_frame)
+
+    def is_usual(self, size: tuple[int, int]) -> bool:
+        """Whether it is of the usual kind, judged by the first frame.
+
+        Args:
+            size: width and height of what OpenCV gives.
+        """
+        frame, streams = self._frame, self._container.streams.video
+        return (
+            frame is not None
+            and len(streams) == 1
+            and streams[0].start_time is not None
+            and frame.format.name == PIXEL_FORMAT
+            and not frame.interlaced_frame
+            and frame.rotation == 0
+            and self._size == size
+            and all(side % 2 == 0 for side in size)
+        )
+
+    def grab(self) -> bool:
+        """Decode the next frame. False: a packet was refused, or there are no more."""
+        if self._is_next:
+            self._is_next = False
+        else:
+            self._frame = None  # Its memory is free for the next one.
+            self._frame = next(self._frames, None)
+        return self._frame is not None
+
+    @property
+    def position_seconds(self) -> float:
+        """Presentation time of the newest frame, from the stream's start; 0 if it has none."""
+        frame, stream = self._frame, self._container.streams.video[0]
+        time = None if frame is None else frame.dts if frame.pts is None else frame.pts
+        if time is None or stream.start_time is None or stream.time_base is None:
+            return 0.0
+        # By way of milliseconds, which OpenCV gives: it is about the last bit.
+        return (time - stream.start_time) * float(stream.time_base) * 1000 / 1000
+
+    def retrieve(self) -> Picture | None:
+        """The newest frame; None if it can't be converted."""
+        frame = self._frame
+        if frame is None:
+            return None
+        if (frame.width, frame.height) != self._size or frame.format.name != PIXEL_FORMAT:
+            return BgrPicture(_converted(self._converter, frame, *self._size))
+        y, u, v = (_rows(plane)[:, : plane.width] for plane in frame.planes)
+        return Yuv420Picture(y, u, v, Colours(frame.colorspace, frame.color_range), self._converter)
+
+    def release(self) -> None:
+        """Close the file."""
+        self._frame = None
+        self._container.close()
+
+    def _decoded(self) -> Iterator[av.VideoFrame | None]:
+        """None for each packet that the decoder refuses."""
+        stream = self._container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        packets = self._container.demux(stream)
+        while True:
+            try:
+                packet = next(packets, None)
+            except av.FFmpegError:
+                packet = None  # The rest of the file can't be read.
+            try:
+                frames = stream.codec_context.decode(packet)
+            except av.FFmpegError:
+                yield None
+            else:
+                while frames:
+                    yield frames.pop(0)
+            if packet is None:
+                return
