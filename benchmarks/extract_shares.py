@@ -1,8 +1,8 @@
 """What an extraction's time goes to: ``python -m benchmarks.extract_shares FOLDER``.
 
 All videos as one partition in this process, in one thread, so that nothing goes on side by side. Decoding, detecting,
-and cropping with writing are the columns of the videos table; the rest is what the clock has besides: tracking,
-shrinking frames for the detector, scene cuts, committing.
+and cropping with writing are the columns of the videos table; shrinking frames for the detector and looking for scene
+cuts is part of detecting. The rest is what the clock has besides: tracking, opening files, committing.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -86,8 +87,14 @@ class _Proposals:
         return _Proposals(self.image_indices[rows], self.boxes[rows], self.scores[rows], self.offsets[rows])
 
 
+def _where(mask: Tensor) -> Tensor:
+    """The true rows of a mask, int64 (K,). A GPU's host waits for their number: it asks once, not for each tensor that
+    they are taken of."""
+    return mask.nonzero().squeeze(1)
+
+
 def _proposals(
-    image_indices: Tensor, rows: Tensor, columns: Tensor, scales: Tensor | float, scores: Tensor, offsets: Tensor
+    image_indices: Tensor, rows: Tensor, columns: Tensor, scales: Tensor, scores: Tensor, offsets: Tensor
 ) -> _Proposals:
     """Boxes of the given cells of a level."""
     cells = PNET_STRIDE_PIXELS * torch.stack([columns, rows], 1).float()
@@ -101,20 +108,43 @@ def _merged(levels: _Proposals) -> tuple[Tensor, Tensor]:
     return kept.image_indices, kept.boxes + kept.offsets * (kept.boxes[:, 2:] - kept.boxes[:, :2]).repeat(1, 2)
 
 
+@lru_cache(maxsize=32)
+def _cells(sizes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
+    """Level, row and column of all cells of levels with these numbers of rows and columns, one after the other: int64
+    (3, C)."""
+    levels = []
+    for level, (height, width) in enumerate(sizes):
+        rows, columns = torch.meshgrid(
+            torch.arange(height, device=device), torch.arange(width, device=device), indexing="ij"
+        )
+        levels.append(torch.stack([torch.full_like(rows, level), rows, columns]).flatten(1))
+    return torch.cat(levels, 1)
+
+
 def _propose(integrals: Tensor, pnet: Network, threshold: float, scales: list[float]) -> tuple[Tensor, Tensor]:
     """P-net over the pyramid: image indices (K,) and boxes (K, 4)."""
     height, width = integrals.shape[1] - 1, integrals.shape[2] - 1
-    levels = []
+    # What a processor's cache holds is one image; a GPU is the faster the more it gets.
+    at_once = integrals.chunk(len(integrals) if integrals.device.type == "cpu" else 1)
+    sizes, all_scores, all_offsets = [], [], []
     for scale in scales:
-        offsets, probabilities = pnet(resized(integrals, int(height * scale + 1), int(width * scale + 1)))
-        image_indices, rows, columns = (probabilities[:, 1] >= threshold).nonzero(as_tuple=True)
-        found = _proposals(
-            image_indices, rows, columns, scale,
-            probabilities[image_indices, 1, rows, columns], offsets[image_indices, :, rows, columns],
-        )  # fmt: skip
-        levels.append(found[batched_nms(found.boxes, found.scores, image_indices, 0.5)])
-    fields = ((level.image_indices, level.boxes, level.scores, level.offsets) for level in levels)
-    return _merged(_Proposals(*(torch.cat(parts) for parts in zip(*fields, strict=True))))
+        level_pixels = int(height * scale + 1), int(width * scale + 1)
+        found = [pnet(resized(some, *level_pixels)) for some in at_once]
+        offsets, probabilities = (torch.cat(parts) for parts in zip(*found, strict=True))
+        sizes.append((offsets.shape[2], offsets.shape[3]))
+        all_scores.append(probabilities[:, 1].flatten(1))
+        all_offsets.append(offsets.movedim(1, -1).flatten(1, 2))
+    # All levels together: each question which cells pass makes a GPU's host wait for the answer.
+    scores, cell_offsets = torch.cat(all_scores, 1), torch.cat(all_offsets, 1)
+    image_indices, cells = (scores >= threshold).nonzero(as_tuple=True)
+    levels, rows, columns = _cells(tuple(sizes), integrals.device)[:, cells]
+    scale_of = torch.tensor(scales, dtype=torch.float32, device=integrals.device)[levels]
+    passed = _proposals(
+        image_indices, rows, columns, scale_of[:, None],
+        scores[image_indices, cells], cell_offsets[image_indices, cells],
+    )  # fmt: skip
+    image_and_level = image_indices * len(scales) + levels
+    return _merged(passed[batched_nms(passed.boxes, passed.scores, image_and_level, 0.5)])
 
 
 def _windows(scales: Tensor, image_indices: Tensor, boxes_xyxy: Tensor) -> Tensor:
@@ -163,7 +193,7 @@ def _propose_near(
     cells = corner[window] // PNET_STRIDE_PIXELS + torch.stack([rows, columns], 1)
     # A 3x3 convolution, pooling by two that rounds up, two more 3x3. A window's further cells are of repeated pixels.
     num_cells = -((2 - level_pixels) // PNET_STRIDE_PIXELS) - 4
-    real = (cells < num_cells[window]).all(1)
+    real = _where((cells < num_cells[window]).all(1))
     window, rows, columns, cells = window[real], rows[real], columns[real], cells[real]
     found = _proposals(
         image_index[window], cells[:, 0], cells[:, 1], scale[window].float(),
@@ -192,7 +222,7 @@ def _inside(image_indices: Tensor, boxes: Tensor, height: int, width: int) -> tu
     corners = torch.cat(
         [whole[:, :2].clamp(min=1) - 1, torch.minimum(whole[:, 2:], whole.new_tensor([width, height]))], 1
     )
-    shown = (corners[:, 2:] > corners[:, :2]).all(1)
+    shown = _where((corners[:, 2:] > corners[:, :2]).all(1))
     return image_indices[shown], boxes[shown], corners[shown]
 
 
@@ -265,7 +295,7 @@ def _judge(
         return _no_faces(boxes.device)
     offsets, probabilities = networks.rnet(cropped(integrals, image_indices, corners, RNET_INPUT_PIXELS))
     scores = probabilities[:, 1]
-    passed = scores > thresholds[1]
+    passed = _where(scores > thresholds[1])
     image_indices, boxes, offsets, scores = (t[passed] for t in (image_indices, boxes, offsets, scores))
     keep = batched_nms(boxes, scores, image_indices, 0.7)
 
@@ -275,13 +305,12 @@ def _judge(
         return _no_faces(boxes.device)
     offsets, points, probabilities = networks.onet(cropped(integrals, image_indices, corners, ONET_INPUT_PIXELS))
     scores = probabilities[:, 1]
-    passed = scores > thresholds[2]
+    passed = _where(scores > thresholds[2])
     image_indices, boxes, offsets, scores = (t[passed] for t in (image_indices, boxes, offsets, scores))
     # O-net gives all five x, then all five y, as shares of the box.
     points = points[passed].reshape(-1, 2, 5).transpose(1, 2)
     landmarks = boxes[:, None, :2] + points * (boxes[:, None, 2:] - boxes[:, None, :2] + 1) - 1
     boxes = _refined(boxes, offsets)
-    proper = (boxes[:, 2:] > boxes[:, :2]).all(1)
-    keep = torch.arange(len(boxes), device=boxes.device)[proper]
+    keep = _where((boxes[:, 2:] > boxes[:, :2]).all(1))
     keep = keep[_suppress_nested(image_indices[keep], boxes[keep], scores[keep], 0.7)]
     return Faces(image_indices[keep], boxes[keep], scores[keep], landmarks[keep])

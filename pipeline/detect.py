@@ -151,7 +151,9 @@ class FaceDetector:
         between: list[_Shrunk] = []
         before: SearchedFrame | None = None
         for number, frame in enumerate(frames):
-            between.append(_shrunk(frame, rung.scale))
+            started = perf_counter()
+            shrunk = _shrunk(frame, rung.scale)
+            between.append(replace(shrunk, seconds=perf_counter() - started))
             if number % self.settings.whole_frame_every == 0:
                 spans.append(between)
                 between = []
@@ -193,7 +195,9 @@ class FaceDetector:
         else:
             seconds = (perf_counter() - started) / len(batch)
             return [
-                SearchedFrame(shrunk.frame_index, _in_source_pixels(faces, shrunk, rung), shrunk.scale, seconds)
+                SearchedFrame(
+                    shrunk.frame_index, _in_source_pixels(faces, shrunk, rung), shrunk.scale, shrunk.seconds + seconds
+                )
                 for shrunk, faces in zip(batch, detections, strict=True)
             ]
         # Not inside `except`: the error's traceback would hold the tensors that are to be freed.
@@ -216,6 +220,8 @@ class _Shrunk:
     rgb: UInt8Array
     near_xyxy: Float32Array | None = None
     """Where to search, in its own pixels; None: everywhere."""
+    seconds: float = 0.0
+    """Spent on shrinking it."""
 
     @property
     def num_pixels(self) -> int:

@@ -120,8 +120,8 @@ class Patches:
         if is_unsearched and (copy := self._copied(frame.picture, may_frames_go=True)) is not None:
             self._waiting.append((Frame(frame.index, frame.timestamp_seconds, copy.picture), copy))
         else:
-            windows = self._windows(frame.index)
-            self._keep(frame, windows, [frame.picture.window(window) for _, window in windows], may_frames_go=True)
+            for chain, window in self._windows(frame.index):
+                self._keep(chain, frame, window, self._copied(frame.picture.window(window), may_frames_go=True))
 
     def searched(self, last_index: int, linker: Linker) -> None:
         """Faces are known up to a frame, the newest one there is."""
@@ -170,7 +170,7 @@ class Patches:
 
     def _copied(self, picture: Picture, may_frames_go: bool) -> _Kept | None:
         """A copy in the arena, for which older things have to go: frames that wait, if they may, and then patches."""
-        while (memory := self._arena.take(picture.num_bytes)) is None:
+        while (copy := self._copied_beside_all(picture)) is None:
             if may_frames_go and self._waiting:
                 self._leave_to_known_faces()
             elif self._patches:
@@ -178,29 +178,32 @@ class Patches:
                 self._arena.give_back(oldest.memory)
             else:
                 return None
-        return _Kept(memory, picture.copied(memory))
+        return copy
+
+    def _copied_beside_all(self, picture: Picture) -> _Kept | None:
+        """A copy in the arena, if there is room as it is."""
+        memory = self._arena.take(picture.num_bytes)
+        return None if memory is None else _Kept(memory, picture.copied(memory))
 
     def _leave_to_known_faces(self) -> None:
         """The frame that has waited for longest."""
         windows = self._windows(self._waiting[0][0].index)
-        frame, copy = self._waiting.popleft()
-        pictures = []
-        for _, window in windows:
+        frame, whole = self._waiting.popleft()
+        left_over = []
+        for chain, window in windows:
             picture = frame.picture.window(window)
-            pictures.append(picture.copied(np.empty(picture.num_bytes, np.uint8)))
-        self._arena.give_back(copy.memory)
-        self._keep(frame, windows, pictures, may_frames_go=False)
+            if (copy := self._copied_beside_all(picture)) is not None:
+                self._keep(chain, frame, window, copy)
+            else:  # It may go where the frame is, by way of other memory.
+                left_over.append((chain, window, picture.copied(np.empty(picture.num_bytes, np.uint8))))
+        self._arena.give_back(whole.memory)
+        for chain, window, picture in left_over:
+            self._keep(chain, frame, window, self._copied(picture, may_frames_go=False))
 
-    def _keep(
-        self,
-        frame: Frame,
-        windows: Sequence[tuple[Chain, Window]],
-        pictures: Sequence[Picture],
-        may_frames_go: bool,
-    ) -> None:
-        for (chain, (left, top, _, _)), picture in zip(windows, pictures, strict=True):
-            if (copy := self._copied(picture, may_frames_go)) is not None:
-                self._patches[chain, frame.index] = Patch(copy.picture, left, top, frame.timestamp_seconds), copy
+    def _keep(self, chain: Chain, frame: Frame, window: Window, copy: _Kept | None) -> None:
+        if copy is not None:
+            left, top, _, _ = window
+            self._patches[chain, frame.index] = Patch(copy.picture, left, top, frame.timestamp_seconds), copy
 
     def _windows(self, frame_index: int) -> list[tuple[Chain, Window]]:
         """What to keep of a frame."""

@@ -68,8 +68,10 @@ class Yuv420Picture:
 
     def copied(self, memory: UInt8Array) -> Yuv420Picture:
         """See :meth:`pipeline.picture.Picture.copied`."""
-        parts = np.split(memory, np.cumsum([self.y.size, self.u.size]))
-        y, u, v = (part.reshape(plane.shape) for part, plane in zip(parts, (self.y, self.u, self.v), strict=True))
+        u_start, v_start = self.y.size, self.y.size + self.u.size
+        y = memory[:u_start].reshape(self.y.shape)
+        u = memory[u_start:v_start].reshape(self.u.shape)
+        v = memory[v_start:].reshape(self.v.shape)
         y[:], u[:], v[:] = self.y, self.u, self.v
         return Yuv420Picture(y, u, v, self.colours, self.converter)
 

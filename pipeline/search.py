@@ -108,7 +108,7 @@ def _search(
         reader.last_index,
         reader.failed_frames,
         reader.seconds,
-        detect_seconds,
+        detect_seconds + cut_finder.seconds,
         [f"memory ran out: searched at scale {scale:.3g}"] if scale < rung.scale else [],
         reader.max_frames,
     )

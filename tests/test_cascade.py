@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from facenet_pytorch.models.utils.detect_face import batched_nms_numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.cascade import (
     Faces,
@@ -237,3 +240,38 @@ def test_nested_boxes_are_suppressed_as_facenet_does(seed: int, count: int, imag
     theirs = batched_nms_numpy(boxes, scores, image_indices, threshold, "Min")
     theirs = theirs[image_indices[theirs].argsort(stable=True)]
     assert _suppress_nested(image_indices, boxes, scores, threshold).tolist() == theirs.tolist()
+
+
+class HostWaits(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts what makes a GPU's host wait: operations whose result's size, or value, it has to know."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        by_mask = name == "index" and any(index is not None and index.dtype == torch.bool for index in args[1])
+        if by_mask or name in {"nonzero", "nms", "unique_dim", "_local_scalar_dense", "masked_select"}:
+            self.names.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def host_waits(networks: Networks, images: UInt8Array, min_face_pixels: int, is_near: bool) -> int:
+    batch = torch.from_numpy(images)
+    boxes = torch.tensor([[20.0, 20, 100, 100]]).repeat(len(images), 1)
+    near = (torch.arange(len(images)), boxes) if is_near else None
+    with HostWaits() as waits:
+        found = detect_faces(batch, networks, THRESHOLDS, min_face_pixels, FACTOR, near)
+    assert len(found.boxes_xyxy) >= len(images)
+    return len(waits.names)
+
+
+@pytest.mark.parametrize(("is_near", "most"), [(False, 12), (True, 16)])
+def test_a_gpus_host_waits_as_often_for_many_images_and_levels_as_for_one(
+    networks: Networks, is_near: bool, most: int
+) -> None:
+    one = stretched_portrait(PORTRAITS[0], 128, 128)[None]
+    waits = host_waits(networks, one, 24, is_near)
+    assert 0 < waits <= most
+    assert host_waits(networks, np.repeat(one, 3, axis=0), 12, is_near) == waits
