@@ -61,6 +61,9 @@ HEADER_MARGIN = 4
 OPENCV_OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 """The variable with which users of OpenCV set FFmpeg's options."""
 
+NOT_IN_OPENCV = frozenset({"av1"})
+"""Codecs that the OpenCV on PyPI opens and can't decode, by FFmpeg's names."""
+
 REMEDY = "try to play it, and re-encode it (ffmpeg -i IN -c:v libx264 OUT.mp4) or leave it out"
 
 T = TypeVar("T")
@@ -224,7 +227,8 @@ class VideoReader:
                 "deinterlace it first (ffmpeg -i IN -vf yadif -c:v libx264 OUT.mp4)"
             )
         # Options that somebody set for OpenCV's FFmpeg are for OpenCV to follow.
-        if self._num_threads == 1 and OPENCV_OPTIONS not in os.environ and planes.is_usual((width, height)):
+        is_allowed = self._num_threads == 1 and OPENCV_OPTIONS not in os.environ
+        if (is_allowed or planes.codec_name in NOT_IN_OPENCV) and planes.is_usual((width, height)):
             opened.release()
             return planes
         planes.release()

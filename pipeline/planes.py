@@ -139,6 +139,11 @@ class PlaneCapture:
         """Whether the newest frame, at first the first one, is flagged as such."""
         return bool(self._frame and self._frame.interlaced_frame)
 
+    @property
+    def codec_name(self) -> str:
+        """FFmpeg's name of how it is coded."""
+        return self._container.streams.video[0].codec_context.codec.canonical_name
+
     def is_usual(self, size: tuple[int, int]) -> bool:
         """Whether it is of the usual kind, judged by the first frame.
 

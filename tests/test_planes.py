@@ -279,3 +279,12 @@ def test_the_least_window_on_grain_is_around_the_other(
 def test_real_videos_read_the_same(media: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("face_then_noface_pyfeat.mov", "peirce_psychopy.mp4", "obama_biden_pliers.mp4"):
         assert len(assert_same(media / "clips" / name, monkeypatch)) > 100
+
+
+@pytest.mark.parametrize("num_threads", [None, 1, 2])
+def test_av1_is_read_though_opencv_cannot(tmp_path: Path, num_threads: int | None) -> None:
+    path = write_video(tmp_path / "v.mp4", moving_square(12), codec="libsvtav1", options={"preset": "12"})
+    with VideoReader(str(path), num_threads=num_threads) as reader:
+        frames = list(reader.sampled(5))
+    assert [frame.index for frame in frames] == [read_index_code(frame.rgb) for frame in frames] == [0, 5, 10, 11]
+    assert reader.num_frames_decoded == 12
