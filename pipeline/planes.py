@@ -187,7 +187,8 @@ class PlaneCapture:
         if frame is None:
             return None
         if (frame.width, frame.height) != self._size or frame.format.name != PIXEL_FORMAT:
-            return BgrPicture(_converted(self._converter, frame, *self._size))
+            # The other converter may be at work, in the thread that cuts out of the last frame.
+            return BgrPicture(_converted(VideoReformatter(), frame, *self._size))
         y, u, v = (_rows(plane)[:, : plane.width] for plane in frame.planes)
         return Yuv420Picture(y, u, v, Colours(frame.colorspace, frame.color_range), self._converter)
 
@@ -199,6 +200,8 @@ class PlaneCapture:
     def _decoded(self) -> Iterator[av.VideoFrame | None]:
         """None for each packet that the decoder refuses."""
         stream = self._container.streams.video[0]
+        if stream.codec_context is None:  # Its annotation doesn't know of codecs without a decoder.
+            return
         stream.codec_context.thread_count = 1
         packets = self._container.demux(stream)
         while True:

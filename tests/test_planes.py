@@ -218,7 +218,10 @@ def test_a_change_of_size_within_the_stream_is_rescaled_to_the_first_size(
 def test_what_is_no_video_has_no_first_frame(tmp_path: Path) -> None:
     (tmp_path / "text.mp4").write_text("not a video\n" * 100)
     whole = write_video(tmp_path / "w.mp4", moving_square(10), codec="mpeg4")
-    for path in (tmp_path / "text.mp4", overwrite_packets(whole, tmp_path / "d.mp4", range(10))):
+    coded = write_video(tmp_path / "c.mp4", moving_square(10)).read_bytes()
+    (tmp_path / "unknown.mp4").write_bytes(coded.replace(b"avc1", b"zzzz"))
+    damaged = overwrite_packets(whole, tmp_path / "d.mp4", range(10))
+    for path in (tmp_path / "text.mp4", tmp_path / "unknown.mp4", damaged):
         with pytest.raises(NoFrameError):
             PlaneCapture(str(path))
 
