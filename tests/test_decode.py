@@ -18,7 +18,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import decode
-from pipeline.decode import FrameClock, VideoDecodeError, VideoReader, num_frames_expected, to_bgr
+from pipeline.clock import MAX_GAP_SECONDS, FrameClock
+from pipeline.decode import VideoDecodeError, VideoReader, num_frames_expected, to_bgr
 from pipeline.frame import Frame
 from pipeline.picture import Picture
 from pipeline.types import UInt8Array
@@ -523,7 +524,7 @@ def test_on_the_grid_indices_are_recovered_from_times_in_milliseconds(
     clock = FrameClock(fps)
     longest_gap = max(b - a for a, b in pairwise(present))
     found = [clock.tick(round(start_seconds + index / fps, 3))[0] for index in present]
-    if longest_gap <= decode.MAX_GAP_SECONDS * fps:
+    if longest_gap <= MAX_GAP_SECONDS * fps:
         assert found == present
         assert clock.is_constant_rate
     assert found == sorted(set(found))
