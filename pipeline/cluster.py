@@ -28,6 +28,7 @@ from distributed.core import Status
 from distributed.scheduler import KilledWorker
 
 from pipeline.cluster_options import (
+    DASK_CONFIG,
     LOOPBACK,
     ClusterError,
     ClusterPlan,
@@ -115,7 +116,7 @@ def local_cluster(num_workers: int, gpus: Sequence[str] = ()) -> Iterator[Engine
         gpus: CUDA devices to be shared out among the workers in turn; every worker then has the resource ``GPU=1``.
     """
     with tempfile.TemporaryDirectory(prefix="faceclips-") as scratch:
-        with _interrupts_left_to_this_thread():
+        with _interrupts_left_to_this_thread(), dask.config.set(DASK_CONFIG):
             cluster = SpecCluster(
                 scheduler={
                     "cls": Scheduler,
@@ -218,7 +219,8 @@ def managed_cluster(kind: str, options_file: str | None, num_workers: int | None
     with ExitStack() as stack:
         try:
             # Kubernetes starts nothing here that an interrupt could hit, and may take minutes.
-            with nullcontext() if kind == "kubernetes" else _interrupts_left_to_this_thread():
+            quietly = nullcontext() if kind == "kubernetes" else _interrupts_left_to_this_thread()
+            with quietly, dask.config.set(DASK_CONFIG):
                 cluster = stack.enter_context(make_cluster(plan))
                 command = _ask_for_workers(plan, cluster)
         except ClusterError:

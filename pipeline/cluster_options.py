@@ -11,7 +11,7 @@ import math
 import os
 import re
 import ssl
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from inspect import signature
 from ipaddress import ip_address
@@ -49,6 +49,13 @@ _ADAPT_OPTIONS = {
     "cuda": (),
 }
 _CUDA_DEFAULTS = {"threads_per_worker": 1, "resources": {"GPU": 1}, "dashboard_address": f"{LOOPBACK}:0"}
+DASK_CONFIG = {
+    # What tasks are at, asked a hundred times a second: ours wait for a child process.
+    "distributed.worker.profile.enabled": False,
+    # Whether an event loop is late, which every scheduler, nanny and worker looks for fifty times a second.
+    "distributed.admin.tick.interval": "500ms",
+}
+"""What dask otherwise spends a tenth of a core on, for each worker and once more for the client."""
 
 
 class ClusterError(RuntimeError):
@@ -303,7 +310,7 @@ def _named_options(package: str, make: Any) -> set[str]:
 def _with_configured(kind: str, options: dict[str, Any], configured: Callable[[str], Any]) -> dict[str, Any]:
     """Options that are looked at here, which their class would else take from dask's own configuration."""
     section = f"jobqueue.{options.get('config_name', kind)}"
-    names = ("shared_temp_directory", "scheduler_options")
+    names = ("shared_temp_directory", "scheduler_options", "job_script_prologue", "env_extra")
     return options | {name: options.get(name) or configured(f"{section}.{name}") for name in names}
 
 
@@ -329,9 +336,21 @@ def _jobqueue_keywords(path: str, options: Mapping[str, Any]) -> dict[str, Any]:
     scheduler = options["scheduler_options"] or {}
     if not isinstance(scheduler, dict):
         raise ClusterOptionsError(f"{path}: 'cluster.scheduler_options' is {scheduler!r}, expected options by name")
-    rest = {key: value for key, value in options.items() if key not in ("security", "shared_temp_directory")}
-    # The dashboard shows paths and arguments to whoever asks.
-    return rest | {"scheduler_options": {"dashboard_address": f"{LOOPBACK}:0", **scheduler}}
+    prologue = options["job_script_prologue"] or options["env_extra"] or []
+    if not isinstance(prologue, list):
+        raise ClusterOptionsError(f"{path}: 'cluster.job_script_prologue' is {prologue!r}, expected a list of lines")
+    ours = ("security", "shared_temp_directory", "env_extra")
+    return {key: value for key, value in options.items() if key not in ours} | {
+        # The dashboard shows paths and arguments to whoever asks.
+        "scheduler_options": {"dashboard_address": f"{LOOPBACK}:0", **scheduler},
+        "job_script_prologue": [*(f"export {variable}" for variable in _dask_variables()), *prologue],
+    }
+
+
+def _dask_variables() -> Iterator[str]:
+    """``DASK_CONFIG`` as the environment of a process says it."""
+    for name, value in DASK_CONFIG.items():
+        yield f"DASK_{name.upper().replace('.', '__')}={value}"
 
 
 def _kubernetes_keywords(path: str, options: Mapping[str, Any], num_workers: int) -> dict[str, Any]:

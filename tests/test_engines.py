@@ -94,6 +94,20 @@ def test_without_gpus_the_environment_is_left_alone(monkeypatch: pytest.MonkeyPa
         assert (worker["nthreads"], worker["resources"], worker["memory_limit"]) == (1, {}, 0)
 
 
+def what_dask_watches(dask_worker: Any) -> tuple[bool, bool, float]:
+    """Whether it profiles what its threads do, and its event loop; and how often it looks whether that is late."""
+    callbacks = dask_worker.periodic_callbacks
+    return "profile" in callbacks, bool(dask_worker.io_loop.profile), callbacks["tick"].callback_time / 1000
+
+
+@pytest.mark.cluster
+def test_dask_does_not_watch_what_only_waits() -> None:
+    with local_cluster(1) as engine:
+        engine.client.wait_for_workers(1, timeout=DEADLINE_SECONDS)
+        assert list(engine.client.run(what_dask_watches).values()) == [(False, False, 0.5)]
+    assert dask.config.get("distributed.worker.profile.enabled"), "it is nobody else's business"
+
+
 # TLS
 
 
@@ -384,6 +398,7 @@ def test_the_script_of_a_job_says_what_the_options_say(
         assert directive in script
     assert f"{sys.executable} -m distributed.cli.dask_worker tls://127.0.0.1:" in script
     assert (flag(script, "--nthreads"), flag(script, "--nworkers"), flag(script, "--resources")) == ("1", "2", "GPU=1")
+    assert "export DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False\n" in script
     for name in ("--tls-ca-file", "--tls-cert", "--tls-key"):
         assert Path(flag(script, name)).parent.parent == tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["options.yaml"], "the keys are gone with the cluster"
@@ -394,6 +409,20 @@ def test_the_script_for_htcondor_says_what_the_options_say(options: Callable[...
     script = job_script("htcondor", options(cluster=cluster, scale=2))
     assert "MY.DaskWorkerCores = 2" in script
     assert "--resources GPU=1" in script
+    assert "export DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False; " in script
+
+
+@pytest.mark.parametrize("name", ["job_script_prologue", "env_extra"])
+def test_lines_of_ones_own_come_after_ours_in_the_script_of_a_job(
+    options: Callable[..., str], tmp_path: Path, name: str
+) -> None:
+    own = ["module load ffmpeg", "export DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=True"]
+    lines = job_script("slurm", options(cluster=batch_options(tmp_path, **{name: own}), scale=1)).splitlines()
+    assert [line for line in lines if line.startswith(("export", "module"))] == [
+        "export DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED=False",
+        "export DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL=500ms",
+        *own,
+    ]
 
 
 def test_jobs_are_not_encrypted_where_it_cannot_be_or_must_not(
