@@ -75,8 +75,9 @@ class _Kept:
 class _Reach:
     """Where a face may be found in a segment that isn't decided."""
 
-    box_xyxy: Float32Array
-    """float32 (4,): around all its boxes that may share a segment with the next one."""
+    square_xyxy: Float32Array | None
+    """float32 (4,): what would be cut out of all frames whose boxes may share a segment with the next one, if it ended
+    there; None where squares follow the boxes."""
     ahead: Float32Array
     """float32 (2,): by how much it will have moved on, if it keeps moving as it did last."""
 
@@ -141,7 +142,7 @@ class Patches:
         """Keep the surroundings of these from now on, or, of a crowd, of those that will most likely be chosen."""
         track = self._settings.track
         best = sorted(chains, key=lambda chain: -chain.mean_score)[: track.max_faces]
-        self._followed = [(chain, _reach_of(chain, track)) for chain in best]
+        self._followed = [(chain, _reach_of(chain, self._settings)) for chain in best]
 
     def get(self, chain: Chain, frame_index: int, square_xyxy: Float32Array) -> Patch | None:
         """What covers a face's square in a frame, if that was kept."""
@@ -211,14 +212,16 @@ class Patches:
         boxes_xyxy = [chain.box_at(frame_index) for chain, _ in shown]
         sides = [float((box[2:] - box[:2]).max()) for box in boxes_xyxy]
         margin = self._margin(sides)
-        is_static = self._settings.crop.mode == "union"
         windows = []
         for (chain, reach), box_xyxy, side in zip(shown, boxes_xyxy, sides, strict=True):
             # The later in a segment, the less is still to come.
             row = (frame_index - chain.frames[0]) % self._settings.track.segment_frames
             share = 1.5 - row / self._settings.track.segment_frames
             least_side = side + 2 * min(share * margin, max(LEAST_MARGIN_PIXELS, side * (WIDEST - 1) / 2))
-            window = self._window(reach.box_xyxy if is_static else box_xyxy, reach.ahead, least_side)
+            square = reach.square_xyxy
+            if square is None:
+                square = crop_squares(box_xyxy[None], self._settings.crop)[0]
+            window = self._window(square, reach.ahead, least_side)
             if window[0] < window[2] and window[1] < window[3]:
                 windows.append((chain, window))
         return windows
@@ -233,9 +236,8 @@ class Patches:
         root = total**2 - len(sides) * (squares - num_pixels)
         return max(0.0, (root**0.5 - total) / (2 * len(sides))) if sides and root > 0 else 0.0
 
-    def _window(self, box_xyxy: Float32Array, ahead: Float32Array, least_side: float) -> Window:
-        """The square around a box, and around it, more where it moves to."""
-        square = crop_squares(box_xyxy[None], self._settings.crop)[0]
+    def _window(self, square: Float32Array, ahead: Float32Array, least_side: float) -> Window:
+        """A square, xyxy, and what is around it, more where it moves to."""
         margin = max(0.0, (least_side - float(square[2] - square[0])) / 2)
         low = np.floor(square[:2] - margin + np.minimum(ahead, 0)).astype(int)
         high = np.ceil(square[2:] + margin + np.maximum(ahead, 0)).astype(int)
@@ -247,12 +249,15 @@ def _is_likely(chain: Chain, last_index: int, settings: TrackSettings) -> bool:
     return chain.frames[-1] == last_index or chain.num_frames >= settings.min_frames
 
 
-def _reach_of(chain: Chain, settings: TrackSettings) -> _Reach:
-    oldest = chain.frames[-1] - settings.segment_frames - settings.min_frames
-    boxes = np.array(chain.boxes[bisect.bisect_left(chain.frames, oldest) :])
+def _reach_of(chain: Chain, settings: Settings) -> _Reach:
+    square = None
+    if settings.crop.mode == "union":
+        oldest = chain.frames[-1] - settings.track.segment_frames - settings.track.min_frames
+        boxes_xyxy = np.array(chain.boxes[bisect.bisect_left(chain.frames, oldest) :])
+        square = crop_squares(boxes_xyxy, settings.crop)[0]
     recent = chain.frames[-3:]
     velocity = np.zeros(2, np.float32)
     if len(recent) > 1:
         moved = (chain.boxes[-1] - chain.boxes[-len(recent)]).reshape(2, 2).mean(0)
         velocity = moved / (recent[-1] - recent[0])
-    return _Reach(np.concatenate([boxes[:, :2].min(0), boxes[:, 2:].max(0)]), velocity * AHEAD_FRAMES)
+    return _Reach(square, velocity * AHEAD_FRAMES)

@@ -47,6 +47,8 @@ class Yuv420Picture:
     colours: Colours
     converter: VideoReformatter
     """Of the reader: it remembers how the last picture of a size was converted."""
+    whole: av.VideoFrame | None = None
+    """The decoder's frame, whose memory the planes are in, if they are all of it."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -80,11 +82,15 @@ class Yuv420Picture:
         width, height = self.size
         if not self.y.size:
             return np.empty((height, width, 3), np.uint8)
-        frame = av.VideoFrame(width, height, PIXEL_FORMAT)
+        return _converted(self.converter, self.whole or self._frame(), width, height)
+
+    def _frame(self) -> av.VideoFrame:
+        """A copy of what it shows, for the converter."""
+        frame = av.VideoFrame(*self.size, PIXEL_FORMAT)
         for plane, own in zip(frame.planes, (self.y, self.u, self.v), strict=True):
             _rows(plane)[:, : own.shape[1]] = own
         frame.colorspace, frame.color_range = self.colours.space, self.colours.range
-        return _converted(self.converter, frame, width, height)
+        return frame
 
 
 def _converted(converter: VideoReformatter, frame: av.VideoFrame, width: int, height: int) -> UInt8Array:
@@ -133,6 +139,9 @@ class PlaneCapture:
         self._is_next = True
         self._converter = VideoReformatter()
         self._size = self._frame.width, self._frame.height
+        stream = self._container.streams.video[0]
+        self._start_time = stream.start_time
+        self._tick_seconds = None if stream.time_base is None else float(stream.time_base)
 
     @property
     def is_interlaced(self) -> bool:
@@ -174,12 +183,12 @@ class PlaneCapture:
     @property
     def position_seconds(self) -> float:
         """Presentation time of the newest frame, from the stream's start; 0 if it has none."""
-        frame, stream = self._frame, self._container.streams.video[0]
+        frame = self._frame
         time = None if frame is None else frame.dts if frame.pts is None else frame.pts
-        if time is None or stream.start_time is None or stream.time_base is None:
+        if time is None or self._start_time is None or self._tick_seconds is None:
             return 0.0
         # By way of milliseconds, which OpenCV gives: it is about the last bit.
-        return (time - stream.start_time) * float(stream.time_base) * 1000 / 1000
+        return (time - self._start_time) * self._tick_seconds * 1000 / 1000
 
     def retrieve(self) -> Picture | None:
         """The newest frame; None if it can't be converted."""
@@ -190,7 +199,7 @@ class PlaneCapture:
             # The other converter may be at work, in the thread that cuts out of the last frame.
             return BgrPicture(_converted(VideoReformatter(), frame, *self._size))
         y, u, v = (_rows(plane)[:, : plane.width] for plane in frame.planes)
-        return Yuv420Picture(y, u, v, Colours(frame.colorspace, frame.color_range), self._converter)
+        return Yuv420Picture(y, u, v, Colours(frame.colorspace, frame.color_range), self._converter, frame)
 
     def release(self) -> None:
         """Close the file."""

@@ -29,7 +29,11 @@ def integral_images(images: Tensor) -> Tensor:
     """
     if images.device.type == "cpu":
         # 0.35 ms a 960x540 frame; torch.cumsum takes 13 ms for it.
-        return torch.from_numpy(np.stack([cv2.integral(image) for image in images.numpy()]))
+        num_images, height, width, channels = images.shape
+        integrals = np.empty((num_images, height + 1, width + 1, channels), np.int32)
+        for image, integral in zip(images.numpy(), integrals, strict=True):
+            cv2.integral(image, integral)
+        return torch.from_numpy(integrals)
     sums = images.cumsum(1, dtype=torch.int32).cumsum(2, dtype=torch.int32)
     return torch.nn.functional.pad(sums, (0, 0, 1, 0, 1, 0))
 
