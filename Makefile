@@ -31,7 +31,7 @@ unit: $(INSTALLED)
 
 # Kills, hangs, full disks and damaged files, in real runs: a quarter of an hour.
 test-faults: $(INSTALLED)
-	$(BIN)/python -m pytest -m faults
+	$(BIN)/python -m pytest -m faults -n logical --maxprocesses 4 --dist worksteal
 
 demo: repro
 	$(BIN)/python -m pipeline.store verify data/store

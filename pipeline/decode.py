@@ -108,8 +108,7 @@ class VideoReader:
 
     Args:
         path: A local file; never taken for a URL, a protocol or a pattern of file names.
-        num_threads: Of the decoder; None leaves the choice to OpenCV, which takes one for each core. Only with one are
-            frames left unconverted: with more, PyAV loses frames before damage at the end.
+        num_threads: Of the decoder; None: one for each core.
         max_frames: The pass ends before the frame of this index, as if the video did; None: at its end.
 
     Raises:
@@ -158,7 +157,7 @@ class VideoReader:
             )
         try:
             # Decoding one frame costs 1 % of decoding ten seconds of 1080p.
-            planes = PlaneCapture(self.path)
+            planes = PlaneCapture(self.path, self._num_threads or len(os.sched_getaffinity(0)))
         except NoFrameError:
             return _OpenCvCapture(opened)  # OpenCV decides about damaged files.
         if planes.is_interlaced:
@@ -169,7 +168,7 @@ class VideoReader:
                 "deinterlace it first (ffmpeg -i IN -vf yadif -c:v libx264 OUT.mp4)"
             )
         # Options that somebody set for OpenCV's FFmpeg are for OpenCV to follow.
-        is_allowed = self._num_threads == 1 and OPENCV_OPTIONS not in os.environ
+        is_allowed = OPENCV_OPTIONS not in os.environ
         if (is_allowed or planes.codec_name in NOT_IN_OPENCV) and planes.is_usual((width, height)):
             opened.release()
             return planes

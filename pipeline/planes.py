@@ -1,16 +1,16 @@
 """The usual kind of video, decoded by PyAV to the planes it is stored as: half the bytes of BGR, and no conversion.
 
-Usual: 8 bits, 4:2:0, progressive, upright, and read by one thread. PyAV has the same FFmpeg inside as OpenCV, and what
-is cut out of the planes is converted by the same scaler, so frames, times and pixels are those of ``cv2.VideoCapture``
-to the bit; ``tests/test_planes.py`` compares them over codecs, containers and damage. Only where FFmpeg conceals damage
-within a frame may other old content show through: what its buffers happen to hold. Whatever is unusual is left to
-OpenCV.
+Usual: 8 bits, 4:2:0, progressive, upright. PyAV has the same FFmpeg inside as OpenCV, and what is cut out of the planes
+is converted by the same scaler, so frames, times and pixels are those of ``cv2.VideoCapture`` with one thread, to the
+bit; ``tests/test_planes.py`` compares them over codecs, containers and damage. Only where FFmpeg conceals damage within
+a frame may other old content show through: what its buffers happen to hold. Whatever is unusual is left to OpenCV.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import cast
 
@@ -24,6 +24,9 @@ from pipeline.picture import BgrPicture, Picture, Window
 from pipeline.types import UInt8Array
 
 PIXEL_FORMAT = "yuv420p"
+
+MAX_THREADS = 16
+"""As many as FFmpeg takes by itself: each decodes a frame of its own, and has it in memory."""
 
 
 @dataclass(frozen=True)
@@ -114,24 +117,29 @@ class NoFrameError(Exception):
     """PyAV can't begin to decode a file."""
 
 
+class _DamagedError(Exception):
+    """Not all packets became frames."""
+
+
 class PlaneCapture:
     """Grabs and retrieves the frames of a file as ``cv2.VideoCapture`` does.
 
     Args:
         path: A local file.
+        num_threads: Of the decoder.
 
     Raises:
         NoFrameError: PyAV finds no video in it, or its first frame is damaged.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, num_threads: int = 1) -> None:
+        self._path = path
+        self._num_threads = min(num_threads, MAX_THREADS)
         try:
-            self._container = open_container(path)
+            self._open()
         except av.FFmpegError as error:
             raise NoFrameError(str(error)) from error
-        # As OpenCV has it: a frame without a time of its own has that of its packet.
-        self._container.flags &= ~cast("int", Flags.gen_pts.value)
-        self._frames = self._decoded()
+        self._frames = self._all_frames()
         self._frame = next(self._frames, None) if self._container.streams.video else None
         if self._frame is None:
             self.release()
@@ -206,24 +214,58 @@ class PlaneCapture:
         self._frame = None
         self._container.close()
 
-    def _decoded(self) -> Iterator[av.VideoFrame | None]:
-        """None for each packet that the decoder refuses."""
+    def _open(self) -> None:
+        self._container = open_container(self._path)
+        # As OpenCV has it: a frame without a time of its own has that of its packet.
+        self._container.flags &= ~cast("int", Flags.gen_pts.value)
+
+    def _all_frames(self) -> Iterator[av.VideoFrame | None]:
+        """None for each packet that the decoder refuses.
+
+        With several threads, what is refused and what isn't given because of it depends on their number, and at the end
+        PyAV gives nothing behind it. So from there on one thread decodes, after it has decoded all before once more.
+        """
+        num_given = 0
+        try:
+            for frame in self._decoded(self._num_threads):
+                if frame is None and self._num_threads > 1:
+                    raise _DamagedError
+                num_given += 1
+                yield frame
+        except _DamagedError:
+            self._container.close()
+            self._open()
+            yield from islice(self._decoded(num_threads=1), num_given, None)
+
+    def _decoded(self, num_threads: int) -> Iterator[av.VideoFrame | None]:
+        """None for each packet that the decoder refuses.
+
+        Raises:
+            _DamagedError: at the end, where there were more packets than frames, with many threads.
+        """
         stream = self._container.streams.video[0]
         if stream.codec_context is None:  # Its annotation doesn't know of codecs without a decoder.
             return
-        stream.codec_context.thread_count = 1
+        stream.codec_context.thread_type = "AUTO"  # As in OpenCV; PyAV's own is for videos coded in slices.
+        stream.codec_context.thread_count = num_threads
         packets = self._container.demux(stream)
+        num_owed = 0
         while True:
             try:
                 packet = next(packets, None)
             except av.FFmpegError:
                 packet = None  # The rest of the file can't be read.
+            is_end = packet is None or not packet.size
+            num_owed += not is_end
             try:
                 frames = stream.codec_context.decode(packet)
             except av.FFmpegError:
                 yield None
             else:
+                num_owed -= len(frames)
                 while frames:
                     yield frames.pop(0)
-            if packet is None:
-                return
+            if is_end:
+                break
+        if num_owed > 0 and num_threads > 1:
+            raise _DamagedError

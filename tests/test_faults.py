@@ -41,6 +41,8 @@ ROOT = Path(__file__).resolve().parents[1]
 DEADLINE_SECONDS = 240
 MAX_ATTEMPTS = 2
 VIDEO_TIMEOUT_SECONDS = 8
+PATIENT = ("--video-timeout", DEADLINE_SECONDS)
+"""Where nothing hangs, a machine that is busy with other tests mustn't look as if something did."""
 # Shards so small that each video writes some of its own.
 PARAMS = "crop: {size: 48}\nstore: {chunk_frames: 4, shard_frames: 16}\nextract: {videos_per_partition: 2}\n"
 SLOW_PARAMS = (
@@ -306,7 +308,7 @@ def thirty(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
     params.write_text(SLOW_PARAMS)
     for number in range(30):
         face_video(videos / f"{number:02d}.mp4", 50 + number, [Face(speed=(0.3, 0.2))])
-    assert run(command(videos, store, params, "--workers", 2)).exit_code == 0
+    assert run(command(videos, store, params, "--workers", 2, *PATIENT)).exit_code == 0
     return Inputs(videos, params, store, statuses(store))
 
 
@@ -353,7 +355,7 @@ def test_twenty_kills_of_the_client_lose_nothing(thirty: Inputs, tmp_path: Path)
     """At random moments: amid imports, amid the start of the cluster, amid the work of both workers."""
     rng = random.Random(20)
     store = tmp_path / "store"
-    arguments = command(thirty.videos, store, thirty.params, "--workers", 2)
+    arguments = command(thirty.videos, store, thirty.params, "--workers", 2, *PATIENT)
     progress = []
     for _ in range(20):
         process = start(arguments)
@@ -433,7 +435,7 @@ def test_a_worker_that_is_killed_and_one_that_comes_late(thirty: Inputs, tmp_pat
         remote_cluster(address, timeout_seconds=DEADLINE_SECONDS) as engine,
     ):
         engine.client.wait_for_workers(2, timeout=DEADLINE_SECONDS)
-        process = start(command(thirty.videos, store, thirty.params, "--scheduler", address))
+        process = start(command(thirty.videos, store, thirty.params, "--scheduler", address, *PATIENT))
         stop_amid_work(psutil.Process(doomed.pid), store, process)
         # The machine is gone: the nanny first, or it would start another worker.
         for one in [psutil.Process(doomed.pid), *psutil.Process(doomed.pid).children(recursive=True)]:
@@ -457,7 +459,7 @@ def test_workers_that_outlive_their_client_dont_meddle_with_the_next_one(thirty:
         remote_cluster(address, timeout_seconds=DEADLINE_SECONDS) as engine,
     ):
         engine.client.wait_for_workers(2, timeout=DEADLINE_SECONDS)
-        arguments = command(thirty.videos, store, thirty.params, "--scheduler", address)
+        arguments = command(thirty.videos, store, thirty.params, "--scheduler", address, *PATIENT)
         process = start(arguments)
         for _ in range(2):
             wait_for_another(begun, store, process)
@@ -481,7 +483,7 @@ def test_a_worker_that_is_told_to_go_costs_an_attempt(thirty: Inputs, tmp_path: 
         remote_cluster(address, timeout_seconds=DEADLINE_SECONDS) as engine,
     ):
         engine.client.wait_for_workers(2, timeout=DEADLINE_SECONDS)
-        process = start(command(thirty.videos, store, thirty.params, "--scheduler", address))
+        process = start(command(thirty.videos, store, thirty.params, "--scheduler", address, *PATIENT))
         for _ in range(2):
             wait_for_another(begun, store, process)
         leaving.send_signal(signal.SIGTERM)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import av
@@ -48,21 +48,32 @@ def is_usual(path: Path) -> bool:
         return False
 
 
-def read(path: Path, by_pyav: bool, monkeypatch: pytest.MonkeyPatch) -> tuple[list[Frame], VideoReader]:
+def read(
+    path: Path, by_pyav: bool, monkeypatch: pytest.MonkeyPatch, num_threads: int
+) -> tuple[list[Frame], VideoReader]:
     """By PyAV, or, because there are options for it, by OpenCV."""
     with monkeypatch.context() as context:
         if not by_pyav:
-            context.setenv(OPENCV_OPTIONS, "threads;1")
-        with VideoReader(str(path), num_threads=1) as reader:
+            context.setenv(OPENCV_OPTIONS, f"threads;{num_threads}")
+        with VideoReader(str(path), num_threads=num_threads) as reader:
             frames = list(reader.frames())
             assert isinstance(reader._capture, PlaneCapture) == by_pyav
     return frames, reader
 
 
 def assert_same(path: Path, monkeypatch: pytest.MonkeyPatch, is_concealed: bool = False) -> list[Frame]:
-    """Both ways of reading a video; what PyAV read. Concealed damage shows whatever the decoder's memory held."""
-    ours, our_reader = read(path, True, monkeypatch)
-    theirs, their_reader = read(path, False, monkeypatch)
+    """Both ways of reading a video, with one thread and with more; what PyAV read. Concealed damage shows whatever the
+    decoder's memory held."""
+    theirs, their_reader = read(path, False, monkeypatch, 1)
+    for num_threads in (3, 1):
+        ours, our_reader = read(path, True, monkeypatch, num_threads)
+        assert_equal(ours, theirs, is_concealed)
+        for name in ("info", "num_frames_decoded", "last_index", "failed_frames", "is_constant_rate"):
+            assert getattr(our_reader, name) == getattr(their_reader, name)
+    return ours
+
+
+def assert_equal(ours: list[Frame], theirs: list[Frame], is_concealed: bool) -> None:
     assert [frame.index for frame in ours] == [frame.index for frame in theirs]
     assert [frame.timestamp_seconds for frame in ours] == [frame.timestamp_seconds for frame in theirs]
     for one, other in zip(ours, theirs, strict=True):
@@ -70,9 +81,6 @@ def assert_same(path: Path, monkeypatch: pytest.MonkeyPatch, is_concealed: bool 
             assert one.bgr.shape == other.bgr.shape
         else:
             np.testing.assert_array_equal(one.bgr, other.bgr)
-    for name in ("info", "num_frames_decoded", "last_index", "failed_frames", "is_constant_rate"):
-        assert getattr(our_reader, name) == getattr(their_reader, name)
-    return ours
 
 
 @pytest.mark.parametrize(("codec", "ending", "options"), USUAL)
@@ -194,12 +202,36 @@ def write_two_streams(path: Path) -> None:
             container.mux(stream.encode(None))
 
 
+@pytest.mark.parametrize(
+    ("damaged", "thread_counts"), [((), [4]), ((20,), [4, 1]), ((37,), [4, 1]), ((38, 39), [4, 1])]
+)
+def test_behind_damage_one_thread_decodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: tuple[int, ...], thread_counts: list[int]
+) -> None:
+    whole = write_video(tmp_path / "w.mp4", noise(40), codec="mpeg4", options={"g": "1"})
+    path = overwrite_packets(whole, tmp_path / "d.mp4", damaged)
+    seen = []
+    decoded = PlaneCapture._decoded
+
+    def counted(capture: PlaneCapture, num_threads: int) -> Iterator[av.VideoFrame | None]:
+        seen.append(num_threads)
+        return decoded(capture, num_threads)
+
+    monkeypatch.setattr(PlaneCapture, "_decoded", counted)
+    with VideoReader(str(path), num_threads=4) as reader:
+        frames = list(reader.frames())
+    assert seen == thread_counts
+    assert [frame.index for frame in frames] == [index for index in range(40) if index not in damaged]
+    monkeypatch.undo()
+    assert_same(path, monkeypatch)
+
+
 @pytest.mark.parametrize("num_threads", [None, 2])
-def test_more_threads_are_opencvs(tmp_path: Path, num_threads: int | None) -> None:
+def test_any_number_of_threads_reads_planes(tmp_path: Path, num_threads: int | None) -> None:
     path = write_video(tmp_path / "v.mp4", moving_square(3))
-    assert is_usual(path)
     with VideoReader(str(path), num_threads=num_threads) as reader:
-        assert not isinstance(reader._capture, PlaneCapture)
+        assert isinstance(reader._capture, PlaneCapture)
+        assert [frame.index for frame in reader.frames()] == [0, 1, 2]
 
 
 def test_a_change_of_size_within_the_stream_is_rescaled_to_the_first_size(
