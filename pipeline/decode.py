@@ -36,6 +36,7 @@ import cv2
 import numpy as np
 
 from pipeline.clock import FrameClock
+from pipeline.device import DecodeDevice
 from pipeline.frame import Frame
 from pipeline.picture import BgrPicture, Picture
 from pipeline.planes import NoFrameError, PlaneCapture, open_container
@@ -110,14 +111,23 @@ class VideoReader:
         path: A local file; never taken for a URL, a protocol or a pattern of file names.
         num_threads: Of the decoder; None: one for each core.
         max_frames: The pass ends before the frame of this index, as if the video did; None: at its end.
+        device: That decodes what it can; for ``cuda`` the rest is told in ``device_remark``.
 
     Raises:
         VideoDecodeError: there is no such file, it is not a video, or OpenCV can't decode it.
     """
 
-    def __init__(self, path: str, num_threads: int | None = None, max_frames: int | None = None) -> None:
+    def __init__(
+        self,
+        path: str,
+        num_threads: int | None = None,
+        max_frames: int | None = None,
+        device: DecodeDevice = "cpu",
+    ) -> None:
         self.path = path
         self.max_frames = max_frames
+        self.device_remark: str | None = None
+        """Why the device that was asked for doesn't decode it."""
         self.num_frames_decoded = 0
         """Frames that the decoder gave so far, wanted or not."""
         self.last_index = -1
@@ -126,6 +136,7 @@ class VideoReader:
         """Time spent decoding and converting so far."""
         _check_file(path)
         self._num_threads = num_threads
+        self._device = device
         self._failed_frames: list[int] = []
         self._started = False
         capture = self._timed(partial(_open, path, num_threads))
@@ -157,7 +168,7 @@ class VideoReader:
             )
         try:
             # Decoding one frame costs 1 % of decoding ten seconds of 1080p.
-            planes = PlaneCapture(self.path, self._num_threads or len(os.sched_getaffinity(0)))
+            planes = self._planes()
         except NoFrameError:
             return _OpenCvCapture(opened)  # OpenCV decides about damaged files.
         if planes.is_interlaced:
@@ -171,9 +182,22 @@ class VideoReader:
         is_allowed = OPENCV_OPTIONS not in os.environ
         if (is_allowed or planes.codec_name in NOT_IN_OPENCV) and planes.is_usual((width, height)):
             opened.release()
+            if self._device != "cpu" and not planes.is_on_gpu:
+                self.device_remark = self.device_remark or f"the GPU can't decode {planes.codec_name} of this kind"
             return planes
+        if self._device != "cpu":
+            self.device_remark = "OpenCV decodes it, for it is of an unusual kind or there are options for OpenCV"
         planes.release()
         return _OpenCvCapture(opened)
+
+    def _planes(self) -> PlaneCapture:
+        num_threads = self._num_threads or len(os.sched_getaffinity(0))
+        if self._device != "cpu":
+            try:
+                return PlaneCapture(self.path, num_threads, self._device)
+            except NoFrameError as error:
+                self.device_remark = f"the GPU can't decode it ({error})"
+        return PlaneCapture(self.path, num_threads)
 
     @property
     def failed_frames(self) -> tuple[int, ...]:
@@ -229,7 +253,7 @@ class VideoReader:
             yield from self._again(last)
 
     def _again(self, index: int) -> Iterator[Frame]:
-        with VideoReader(self.path, self._num_threads, self.max_frames) as reader:
+        with VideoReader(self.path, self._num_threads, self.max_frames, self._device) as reader:
             frame = next(reader.frames(lambda i: i == index), None)
             self.seconds += reader.seconds
         if frame is not None:

@@ -17,7 +17,7 @@ import torch
 
 from pipeline.cascade import Faces, Networks, detect_faces
 from pipeline.config import DetectSettings
-from pipeline.device import Device, choose_device
+from pipeline.device import DecodeDevice, Device, choose_device
 from pipeline.frame import Frame, swap_red_and_blue
 from pipeline.lean_import import import_lean
 from pipeline.padding import pad_first_channels
@@ -88,7 +88,13 @@ class FaceDetector:
     differently.
     """
 
-    def __init__(self, settings: DetectSettings, device: Device = "auto", num_threads: int = 1) -> None:
+    def __init__(
+        self,
+        settings: DetectSettings,
+        device: Device = "auto",
+        num_threads: int = 1,
+        decode_device: DecodeDevice = "cpu",
+    ) -> None:
         self.settings = settings
         self.device = torch.device(choose_device(device))
         mtcnn = MTCNN().eval()
@@ -98,6 +104,8 @@ class FaceDetector:
         self._networks = Networks(mtcnn.pnet, mtcnn.rnet, mtcnn.onet)
         self.num_threads = num_threads
         """That a video may be decoded with."""
+        self.decode_device = decode_device
+        """That decodes it."""
 
     def detect_batch(
         self,
@@ -268,6 +276,8 @@ def _split_by_image(faces: Faces, num_images: int) -> list[Detections]:
 
 
 @lru_cache(maxsize=1)
-def shared_detector(settings: DetectSettings, device: Device, num_threads: int) -> FaceDetector:
+def shared_detector(
+    settings: DetectSettings, device: Device, num_threads: int, decode_device: DecodeDevice = "cpu"
+) -> FaceDetector:
     """This process's detector: the networks are loaded once, not once a partition."""
-    return FaceDetector(settings, device, num_threads)
+    return FaceDetector(settings, device, num_threads, decode_device)

@@ -1,6 +1,7 @@
 """Which device networks run on, and what it is good at.
 
-torch is imported when it is asked something: that takes seconds, which a command that only names devices needn't wait.
+torch and PyAV are imported when they are asked something: that takes seconds, which a command that only names devices
+needn't wait.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Literal
 from pipeline.errors import InputError
 
 Device = Literal["auto", "cpu", "cuda"]
+DecodeDevice = Literal["cpu", "cuda"]
 Precision = Literal["auto", "none", "bf16", "fp16"]
 
 
@@ -27,6 +29,26 @@ def choose_device(device: Device) -> str:
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda, but torch finds no CUDA device here; use --device cpu or auto")
     return device
+
+
+def check_decode_device(device: DecodeDevice) -> None:
+    """See whether videos can be decoded there.
+
+    Raises:
+        InputError: cuda was asked for, and FFmpeg finds no decoder of an NVIDIA GPU.
+    """
+    if device == "cpu":
+        return
+    import av  # noqa: PLC0415
+    from av.codec.hwaccel import HWAccel  # noqa: PLC0415
+
+    try:
+        HWAccel(device).create(av.Codec("h264", "r"))
+    except (av.FFmpegError, NotImplementedError) as error:
+        raise InputError(
+            f"--decode-device cuda, but FFmpeg finds no decoder of an NVIDIA GPU here ({error}); "
+            "use --decode-device cpu"
+        ) from error
 
 
 def is_made_for_bf16(device: str) -> bool:

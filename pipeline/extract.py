@@ -34,7 +34,7 @@ from pipeline.cli import (
 from pipeline.cluster import ClusterError, Engine
 from pipeline.cluster_options import KINDS, ClusterOptionsError, TlsFiles
 from pipeline.config import Settings
-from pipeline.device import Device
+from pipeline.device import DecodeDevice, Device
 from pipeline.errors import InputError
 from pipeline.files import StoreFiles
 from pipeline.job import FAILURES, Extraction, Todo, count_outcomes, failed_rows, pending, take_stock
@@ -158,8 +158,9 @@ def _extract(request: _Request) -> tuple[Todo, int]:
         for note in _notes(request, store, todo):
             click.echo(note, err=True)
         num_workers, bounds = request.workers_and_bounds(todo)
-        if request.dry_run:
+        if request.dry_run or todo.num_pending:
             request.machines.check()
+        if request.dry_run:
             where = f"into {printable(request.store)}"
             click.echo(f"would extract {todo.num_pending} videos, {todo.num_done} are done, {where}")
             click.echo(f"in partitions of up to {bounds.videos}, by {request.machines.describe(num_workers)}")
@@ -206,6 +207,7 @@ def _work(request: _Request, run: Run, engine: Engine | None, ledger: Ledger, to
         "settings": request.settings,
         "device": machines.device,
         "num_threads": machines.num_threads(num_workers),
+        "decode_device": machines.decode_device,
     }
     function = machines.function(run, Call("pipeline.process:process_partition", keywords), engine)
     faces = failures = 0
@@ -274,6 +276,14 @@ def _check_machine_flags(machines: Machines) -> None:
 @click.option("--tls-key", type=FILE, metavar="FILE", help="and its key.")
 @device_option
 @machine_option(
+    "--decode-device",
+    type=OneOf(["cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    envvar="FACECLIPS_DECODE_DEVICE",
+    help="What decodes videos; cuda: a GPU's own decoder (NVDEC) those that it can.",
+)
+@machine_option(
     "--video-timeout",
     "video_timeout_seconds",
     type=click.FloatRange(min=0),
@@ -317,6 +327,7 @@ def main(
     tls_cert: str | None,
     tls_key: str | None,
     device: Device,
+    decode_device: DecodeDevice,
     video_timeout_seconds: float,
     worker_memory_gb: float | None,
     max_attempts: int,
@@ -343,7 +354,7 @@ def main(
     with plain_errors(debug):
         limits = Limits(video_timeout_seconds or None, int(worker_memory_gb * 1e9) if worker_memory_gb else None)
         tls = _tls_files(tls_ca_file, tls_cert, tls_key)
-        machines = Machines(workers, scheduler, cluster, cluster_options, tls, device, limits)
+        machines = Machines(workers, scheduler, cluster, cluster_options, tls, device, decode_device, limits)
         _check_machine_flags(machines)
         settings = load_settings(params, Settings)
         inputs = Videos(videos, labels, limit)

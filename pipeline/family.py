@@ -73,7 +73,7 @@ def process_family(
         search = find_faces(original.path, detector, settings)
         if search.tracks.tracks:
             about = SearchedOriginal(original, search, settings)
-            ready.append(_Together(about, writer, detector.num_threads, tell))
+            ready.append(_Together(about, writer, detector, tell))
         return without_tracks(original, search, None)
 
     found = row_or_error(original, None, search)
@@ -102,10 +102,11 @@ def _each_by_itself(
 class _Together:
     """Passes over an original, each with some of its fakes."""
 
-    def __init__(self, original: SearchedOriginal, writer: PartitionWriter, num_threads: int, tell: Tell) -> None:
+    def __init__(self, original: SearchedOriginal, writer: PartitionWriter, detector: FaceDetector, tell: Tell) -> None:
         self._original = original
         self._writer = writer
-        self._num_threads = num_threads
+        self._num_threads = detector.num_threads
+        self._decode_device = detector.decode_device
         self._tell = tell
         self.left: dict[VideoRef, str] = {}
         """Fakes that couldn't be paired, and why."""
@@ -121,7 +122,7 @@ class _Together:
             thread = stack.enter_context(ThreadPoolExecutor(1, "decode")) if self._num_threads > 1 else None
 
             def opened(ref: VideoRef) -> Follower:
-                reader = stack.enter_context(VideoReader(ref.path, DECODER_THREADS, self._original.max_frames))
+                reader = stack.enter_context(self._reader(ref))
                 return Follower(ref, reader, self._original, self._writer, thread)
 
             tried = [self._try(ref, lambda ref=ref: opened(ref)) for ref in refs]  # type: ignore[misc]
@@ -138,12 +139,15 @@ class _Together:
                 if result is not None:
                     yield result
 
+    def _reader(self, ref: VideoRef) -> VideoReader:
+        return VideoReader(ref.path, DECODER_THREADS, self._original.max_frames, self._decode_device)
+
     def _read(self, fakes: Sequence[Follower], is_to_store: bool) -> Result:
         original = self._original
         search = original.search
         cutter = own_cutter(original.ref, search.info, self._writer, original.settings)
         cutter.expect(search.tracks.tracks)
-        with VideoReader(original.ref.path, DECODER_THREADS, original.max_frames) as reader:
+        with self._reader(original.ref) as reader:
             references: list[Reference] = []
             for frame in reader.frames(original.is_wanted):
                 if is_to_store:

@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from pipeline.attempts import Task
 from pipeline.cluster import Engine, configured_plan, local_cluster, managed_cluster, remote_cluster, threads_per_worker
 from pipeline.cluster_options import TlsFiles, exposure_warning
-from pipeline.device import Device, choose_device, visible_gpus
+from pipeline.device import DecodeDevice, Device, check_decode_device, choose_device, visible_gpus
 from pipeline.job import supervised, unsupervised
 from pipeline.runs import Run
 from pipeline.supervise import NO_LIMITS, Call, Limits
@@ -31,6 +31,7 @@ class Machines:
     """YAML file for that."""
     tls: TlsFiles | None = None
     device: Device = "auto"
+    decode_device: DecodeDevice = "cpu"
     limits: Limits = NO_LIMITS
 
     @property
@@ -68,11 +69,14 @@ class Machines:
         return local_cluster(num_workers, self.gpus) if num_workers else nullcontext()
 
     def check(self) -> None:
-        """See whether a cluster's options can be used, with nothing started.
+        """See whether a cluster's options and a GPU's decoder can be used, with nothing started.
 
         Raises:
-            ClusterError: they can't, or a package is missing.
+            ClusterError: the options can't, or a package is missing.
+            InputError: the decoder of this machine can't.
         """
+        if self.is_here:
+            check_decode_device(self.decode_device)
         if self.cluster is not None:
             configured_plan(self.cluster, self.cluster_options, self.workers)
 
@@ -93,7 +97,7 @@ class Machines:
     @property
     def resources(self) -> dict[str, float] | None:
         """What a task asks of a worker. A cluster's devices are not known here, but that they are asked for is."""
-        needs_gpu = self.gpus if self.is_here else self.device == "cuda"
+        needs_gpu = self.gpus if self.is_here else "cuda" in (self.device, self.decode_device)
         return {"GPU": 1} if needs_gpu else None
 
     def describe(self, num_workers: int) -> str:

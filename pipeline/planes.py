@@ -16,14 +16,18 @@ from typing import cast
 
 import av
 import numpy as np
+from av.codec.hwaccel import HWAccel
 from av.container import Flags, InputContainer
 from av.video.plane import VideoPlane
-from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.reformatter import ColorRange, Interpolation, VideoReformatter
 
+from pipeline.device import DecodeDevice
 from pipeline.picture import BgrPicture, Picture, Window
 from pipeline.types import UInt8Array
 
 PIXEL_FORMAT = "yuv420p"
+GPU_PIXEL_FORMAT = "nv12"
+"""The same numbers, with both colours in turns, as a GPU's decoder gives them."""
 
 MAX_THREADS = 16
 """As many as FFmpeg takes by itself: each decodes a frame of its own, and has it in memory."""
@@ -108,9 +112,18 @@ def _rows(plane: VideoPlane) -> UInt8Array:
     return np.frombuffer(cast("memoryview[int]", plane), np.uint8).reshape(-1, plane.line_size)
 
 
-def open_container(path: str) -> InputContainer:
-    """PyAV's view of a file. Damaged tags must not matter: PyAV raises on text that isn't UTF-8 unless told not to."""
-    return av.open(str(Path(path).absolute()), metadata_errors="ignore")
+def open_container(path: str, device: DecodeDevice = "cpu") -> InputContainer:
+    """PyAV's view of a file. Damaged tags must not matter: PyAV raises on text that isn't UTF-8 unless told not to.
+
+    Args:
+        path: A local file.
+        device: What decodes it; what ``cuda`` can't is for the processor.
+
+    Raises:
+        av.FFmpegError: It can't be opened, or there is no such device.
+    """
+    hwaccel = None if device == "cpu" else HWAccel(device, allow_software_fallback=True)
+    return av.open(str(Path(path).absolute()), metadata_errors="ignore", hwaccel=hwaccel)
 
 
 class NoFrameError(Exception):
@@ -127,16 +140,18 @@ class PlaneCapture:
     Args:
         path: A local file.
         num_threads: Of the decoder.
+        device: That decodes.
 
     Raises:
-        NoFrameError: PyAV finds no video in it, or its first frame is damaged.
+        NoFrameError: PyAV finds no video in it, or its first frame is damaged, or there is no such device.
     """
 
-    def __init__(self, path: str, num_threads: int = 1) -> None:
+    def __init__(self, path: str, num_threads: int = 1, device: DecodeDevice = "cpu") -> None:
         self._path = path
         self._num_threads = min(num_threads, MAX_THREADS)
+        self._is_simple = num_threads == 1 and device == "cpu"
         try:
-            self._open()
+            self._open(device)
         except av.FFmpegError as error:
             raise NoFrameError(str(error)) from error
         self._frames = self._all_frames()
@@ -157,6 +172,12 @@ class PlaneCapture:
         return bool(self._frame and self._frame.interlaced_frame)
 
     @property
+    def is_on_gpu(self) -> bool:
+        """Whether a GPU decodes it, of what there was so far."""
+        is_asked = self._container.streams.video[0].codec_context.is_hwaccel
+        return is_asked and self._frame is not None and self._frame.format.name == GPU_PIXEL_FORMAT
+
+    @property
     def codec_name(self) -> str:
         """FFmpeg's name of how it is coded."""
         return self._container.streams.video[0].codec_context.codec.canonical_name
@@ -172,7 +193,8 @@ class PlaneCapture:
             frame is not None
             and len(streams) == 1
             and streams[0].start_time is not None
-            and frame.format.name == PIXEL_FORMAT
+            and (frame.format.name == PIXEL_FORMAT or self.is_on_gpu)
+            and frame.color_range != ColorRange.JPEG  # The processor's decoders say it by the format.
             and not frame.interlaced_frame
             and frame.rotation == 0
             and self._size == size
@@ -203,19 +225,24 @@ class PlaneCapture:
         frame = self._frame
         if frame is None:
             return None
-        if (frame.width, frame.height) != self._size or frame.format.name != PIXEL_FORMAT:
+        if (frame.width, frame.height) != self._size or not (frame.format.name == PIXEL_FORMAT or self.is_on_gpu):
             # The other converter may be at work, in the thread that cuts out of the last frame.
             return BgrPicture(_converted(VideoReformatter(), frame, *self._size))
+        colours = Colours(frame.colorspace, frame.color_range)
+        if frame.format.name == GPU_PIXEL_FORMAT:
+            # The scaler converts this format by another way, with other rounding: so never as it is.
+            y, uv = (_rows(plane)[:, : self._size[0]] for plane in frame.planes)
+            return Yuv420Picture(y, uv[:, ::2], uv[:, 1::2], colours, self._converter)
         y, u, v = (_rows(plane)[:, : plane.width] for plane in frame.planes)
-        return Yuv420Picture(y, u, v, Colours(frame.colorspace, frame.color_range), self._converter, frame)
+        return Yuv420Picture(y, u, v, colours, self._converter, frame)
 
     def release(self) -> None:
         """Close the file."""
         self._frame = None
         self._container.close()
 
-    def _open(self) -> None:
-        self._container = open_container(self._path)
+    def _open(self, device: DecodeDevice = "cpu") -> None:
+        self._container = open_container(self._path, device)
         # As OpenCV has it: a frame without a time of its own has that of its packet.
         self._container.flags &= ~cast("int", Flags.gen_pts.value)
 
@@ -223,25 +250,27 @@ class PlaneCapture:
         """None for each packet that the decoder refuses.
 
         With several threads, what is refused and what isn't given because of it depends on their number, and at the end
-        PyAV gives nothing behind it. So from there on one thread decodes, after it has decoded all before once more.
+        PyAV gives nothing behind it; a GPU has ways of its own. So from there on one thread decodes, after it has
+        decoded all before once more.
         """
         num_given = 0
         try:
             for frame in self._decoded(self._num_threads):
-                if frame is None and self._num_threads > 1:
+                if frame is None and not self._is_simple:
                     raise _DamagedError
                 num_given += 1
                 yield frame
         except _DamagedError:
             self._container.close()
             self._open()
+            self._is_simple = True
             yield from islice(self._decoded(num_threads=1), num_given, None)
 
     def _decoded(self, num_threads: int) -> Iterator[av.VideoFrame | None]:
         """None for each packet that the decoder refuses.
 
         Raises:
-            _DamagedError: at the end, where there were more packets than frames, with many threads.
+            _DamagedError: at the end, where there were more packets than frames, with many threads or a GPU.
         """
         stream = self._container.streams.video[0]
         if stream.codec_context is None:  # Its annotation doesn't know of codecs without a decoder.
@@ -267,5 +296,5 @@ class PlaneCapture:
                     yield frames.pop(0)
             if is_end:
                 break
-        if num_owed > 0 and num_threads > 1:
+        if num_owed > 0 and not self._is_simple:
             raise _DamagedError

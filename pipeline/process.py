@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from pipeline.config import Settings
 from pipeline.detect import FaceDetector, shared_detector
-from pipeline.device import Device
+from pipeline.device import DecodeDevice, Device
 from pipeline.family import process_family
 from pipeline.files import StoreFiles
 from pipeline.runs import Run, begin_attempt, end_attempt
@@ -92,6 +92,7 @@ def process_partition(
     device: Device,
     num_threads: int,
     progress: Callable[[str | None], None] = _unheard,
+    decode_device: DecodeDevice = "cpu",
 ) -> list[VideoOutcome]:
     """Work through one partition and commit it.
 
@@ -104,6 +105,7 @@ def process_partition(
         device: that networks run on.
         num_threads: of the detector and the decoder.
         progress: told the ``video_id`` of what is worked on, and None for what concerns all of them.
+        decode_device: that videos are decoded on.
 
     Returns:
         What became of each video; empty if there was nothing to do.
@@ -116,7 +118,7 @@ def process_partition(
     if files.exists(f"videos/{partition.name}.parquet"):
         return []
     prepare_process()
-    detector = shared_detector(settings.detect, device, num_threads)
+    detector = shared_detector(settings.detect, device, num_threads, decode_device)
     writer = PartitionWriter(
         files, partition.name, settings.crop.size, settings.store, has_masks=settings.extract.save_masks
     )

@@ -61,7 +61,7 @@ def find_faces(path: str, detector: FaceDetector, settings: Settings, watcher: W
     searches: list[Search] = []
     decode_seconds = detect_seconds = 0.0
     for step in itertools.count():
-        with VideoReader(path, detector.num_threads, settings.detect.max_frames) as reader:
+        with VideoReader(path, detector.num_threads, settings.detect.max_frames, detector.decode_device) as reader:
             ladder = retry_ladder(settings.detect, reader.info.width, reader.info.height)
             search = _search(reader, ladder[step], detector, settings, watcher)
         decode_seconds += search.decode_seconds
@@ -109,9 +109,16 @@ def _search(
         reader.failed_frames,
         reader.seconds,
         detect_seconds + cut_finder.seconds,
-        [f"memory ran out: searched at scale {scale:.3g}"] if scale < rung.scale else [],
+        [*_remarks(reader, scale, rung)],
         reader.max_frames,
     )
+
+
+def _remarks(reader: VideoReader, scale: float, rung: Rung) -> Iterator[str]:
+    if scale < rung.scale:
+        yield f"memory ran out: searched at scale {scale:.3g}"
+    if reader.device_remark is not None:
+        yield f"decoded without a GPU: {reader.device_remark}"
 
 
 def _sampled(frames: Iterator[Frame], every: int, reader: VideoReader, watcher: Watcher) -> Iterator[Frame]:

@@ -84,7 +84,8 @@ def process_video(
             needed = cutting.finish(search.tracks)
             decoding = Reading(search.num_frames_decoded, frozenset(search.failed_frames), search.decode_seconds)
             if needed.any():
-                with VideoReader(ref.path, detector.num_threads, settings.detect.max_frames) as reader:
+                max_frames, device = settings.detect.max_frames, detector.decode_device
+                with VideoReader(ref.path, detector.num_threads, max_frames, device) as reader:
                     for frame in reader.frames(lambda index: index < len(needed) and bool(needed[index])):
                         cutting.take(frame)
                         if frame.index + 1 == len(needed):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipeline.device import choose_device, is_made_for_bf16, mixed_precision
+from pipeline.device import check_decode_device, choose_device, is_made_for_bf16, mixed_precision
 from pipeline.errors import InputError
 
 
@@ -14,6 +14,13 @@ def test_cuda_where_there_is_none_is_told_with_the_remedy(monkeypatch: pytest.Mo
     assert choose_device("auto") == choose_device("cpu") == "cpu"
     with pytest.raises(InputError, match=r"no CUDA device here; use --device cpu or auto"):
         choose_device("cuda")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_decoder_that_is_not_there_is_told_with_the_remedy() -> None:
+    check_decode_device("cpu")
+    with pytest.raises(InputError, match=r"no decoder of an NVIDIA GPU here \(.+\); use --decode-device cpu"):
+        check_decode_device("cuda")
 
 
 def test_auto_takes_cuda_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:

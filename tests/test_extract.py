@@ -22,6 +22,7 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
+import torch
 from click.testing import CliRunner
 
 from pipeline.catalog import build_index, write_index
@@ -679,6 +680,17 @@ def test_a_store_that_somebody_writes_to_is_refused_and_left_alone(
         assert extract(videos, copy, "--params", params).exit_code == 0, "with nothing to do there is nothing to refuse"
     assert extract(inputs, copy, "--params", params).exit_code == 0
     assert statuses(copy)["new.mp4"] == "ok"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_decoder_that_is_not_here_is_refused_before_anything_is_made(
+    videos: Path, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    ended = extract(videos, tmp_path / "store", "--decode-device", "cuda", *more)
+    assert ended.exit_code == 2
+    assert "no decoder of an NVIDIA GPU here" in ended.stderr
+    assert not (tmp_path / "store").exists()
 
 
 def test_a_dry_run_reads_the_options_of_a_cluster(videos: Path, tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ def test_what_a_cluster_has_is_not_known_here() -> None:
     assert (there.gpus, there.num_workers(100), there.num_threads(0)) == ((), 0, 1)
     assert there.resources == {"GPU": 1}
     assert Machines(cluster="slurm", device="auto").resources is None
+    assert Machines(cluster="slurm", device="cpu", decode_device="cuda").resources == {"GPU": 1}
+    Machines(scheduler="tcp://10.0.0.5:8786", decode_device="cuda").check()
 
 
 def test_workers_on_this_machine_share_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
@@ -11,10 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import planes
 from pipeline.decode import OPENCV_OPTIONS, VideoDecodeError, VideoReader
+from pipeline.device import DecodeDevice, check_decode_device
+from pipeline.errors import InputError
 from pipeline.frame import Frame
 from pipeline.picture import BgrPicture, on_grain
-from pipeline.planes import NoFrameError, PlaneCapture, Yuv420Picture
+from pipeline.planes import GPU_PIXEL_FORMAT, PIXEL_FORMAT, NoFrameError, PlaneCapture, Yuv420Picture
 from pipeline.types import UInt8Array
 from tests.videos import drop_packets, moving_square, overwrite_packets, read_index_code, write_video
 
@@ -256,6 +260,111 @@ def test_what_is_no_video_has_no_first_frame(tmp_path: Path) -> None:
     for path in (tmp_path / "text.mp4", tmp_path / "unknown.mp4", damaged):
         with pytest.raises(NoFrameError):
             PlaneCapture(str(path))
+
+
+# --- a GPU's decoder
+
+
+@pytest.fixture
+def gpu_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU's decoder gives: the same frames in its own format. The processor makes them."""
+    opened, decoded = planes.open_container, PlaneCapture._decoded
+
+    def as_from_gpu(capture: PlaneCapture, num_threads: int) -> Iterator[av.VideoFrame | None]:
+        for frame in decoded(capture, num_threads):
+            if frame is None or capture._is_simple or frame.format.name not in {PIXEL_FORMAT, "yuvj420p"}:
+                yield frame
+                continue
+            moved = frame.reformat(format=GPU_PIXEL_FORMAT)
+            moved.colorspace, moved.color_range = frame.colorspace, frame.color_range
+            yield moved
+
+    def is_from_gpu(capture: PlaneCapture) -> bool:
+        return capture._frame is not None and capture._frame.format.name == GPU_PIXEL_FORMAT
+
+    monkeypatch.setattr(planes, "open_container", lambda path, _device="cpu": opened(path))
+    monkeypatch.setattr(PlaneCapture, "_decoded", as_from_gpu)
+    monkeypatch.setattr(PlaneCapture, "is_on_gpu", property(is_from_gpu))
+
+
+def read_by_gpu(path: Path, device: DecodeDevice = "cuda") -> tuple[list[Frame], VideoReader]:
+    with VideoReader(str(path), num_threads=2, device=device) as reader:
+        return list(reader.frames()), reader
+
+
+@pytest.mark.usefixtures("gpu_of_our_own")
+@pytest.mark.parametrize("colorspace", ["bt709", "smpte170m"])
+@pytest.mark.parametrize(("codec", "ending", "options"), USUAL[:3])
+def test_what_a_gpu_decodes_is_the_same(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    codec: str,
+    ending: str,
+    options: dict[str, str],
+    colorspace: str,
+) -> None:
+    path = write_video(tmp_path / f"v{ending}", noise(20), codec=codec, options=options | {"colorspace": colorspace})
+    theirs, _ = read(path, False, monkeypatch, 1)
+    ours, reader = read_by_gpu(path)
+    assert_equal(ours, theirs, is_concealed=False)
+    assert reader.device_remark is None
+    window = (10, 4, 52, 40)
+    for one, other in zip(ours, theirs, strict=True):
+        picture = one.picture
+        assert isinstance(picture, Yuv420Picture)
+        assert picture.whole is None, "the scaler rounds otherwise in this format"
+        there = other.bgr[4:40, 10:52]
+        np.testing.assert_array_equal(picture.window(window).bgr(), there)
+        memory = np.empty(picture.num_bytes, np.uint8)
+        np.testing.assert_array_equal(picture.copied(memory).window(window).bgr(), there)
+
+
+@pytest.mark.usefixtures("gpu_of_our_own")
+@pytest.mark.parametrize("damaged", [(20,), (38, 39)])
+def test_behind_damage_the_processor_decodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damaged: tuple[int, ...]
+) -> None:
+    whole = write_video(tmp_path / "w.mp4", noise(40), codec="mpeg4", options={"g": "1"})
+    path = overwrite_packets(whole, tmp_path / "d.mp4", damaged)
+    theirs, _ = read(path, False, monkeypatch, 1)
+    ours, _ = read_by_gpu(path)
+    assert_equal(ours, theirs, is_concealed=False)
+    assert len(ours) == 40 - len(damaged)
+
+
+@pytest.mark.usefixtures("gpu_of_our_own")
+@pytest.mark.parametrize("options", [{"pix_fmt": "yuv444p"}, {"pix_fmt": "yuvj420p", "codec": "mjpeg"}])
+def test_what_is_unusual_is_not_for_a_gpu(tmp_path: Path, options: dict[str, str]) -> None:
+    path = write_video(tmp_path / "v.mp4", moving_square(3), **options)  # type: ignore[arg-type]
+    ours, reader = read_by_gpu(path)
+    assert len(ours) == 3
+    assert reader.device_remark == "OpenCV decodes it, for it is of an unusual kind or there are options for OpenCV"
+
+
+def test_without_the_gpu_that_was_asked_for_the_processor_decodes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try:
+        check_decode_device("cuda")
+    except InputError:
+        pass
+    else:
+        pytest.skip("there is one")
+    path = write_video(tmp_path / "v.mp4", noise(12))
+    theirs, _ = read(path, False, monkeypatch, 1)
+    ours, reader = read_by_gpu(path)
+    assert_equal(ours, theirs, is_concealed=False)
+    assert (reader.device_remark or "").startswith("the GPU can't decode it (")
+
+
+def test_what_a_gpu_cannot_decode_the_processor_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kind of device that this FFmpeg knows, and that has no decoder of such videos by that way."""
+    path = write_video(tmp_path / "v.mp4", noise(12))
+    theirs, _ = read(path, False, monkeypatch, 1)
+    ours, reader = read_by_gpu(path, cast("DecodeDevice", "qsv"))
+    assert_equal(ours, theirs, is_concealed=False)
+    assert all(isinstance(frame.picture, Yuv420Picture) for frame in ours)
+    assert reader.device_remark == "the GPU can't decode h264 of this kind"
 
 
 # --- windows

@@ -19,6 +19,7 @@ import pipeline.cutter
 from pipeline.config import CropSettings, DetectSettings, Settings, TrackSettings
 from pipeline.crop import crop_square
 from pipeline.detect import FaceDetector
+from pipeline.device import DecodeDevice
 from pipeline.files import StoreFiles
 from pipeline.process import prepare_process, process_partition
 from pipeline.runs import only_run
@@ -63,10 +64,11 @@ class Extracted:
 def extract(tmp_path: Path) -> Callable[..., Extracted]:
     """Extract videos as one partition into a store of their own."""
 
-    def run(*paths: Path, settings: Settings = SETTINGS) -> Extracted:
+    def run(*paths: Path, settings: Settings = SETTINGS, decode_device: DecodeDevice = "cpu") -> Extracted:
         store = str(tmp_path / "store")
+        partition = Partition(0, tuple(map(ref, paths)))
         with only_run(create_or_resume(store, settings)) as work_for:
-            outcomes = process_partition(Partition(0, tuple(map(ref, paths))), work_for, settings, "cpu", 1)
+            outcomes = process_partition(partition, work_for, settings, "cpu", 1, decode_device=decode_device)
         return Extracted(FaceStore.open(store), outcomes)
 
     return run
@@ -151,6 +153,15 @@ def test_only_so_many_frames_are_looked_at_and_the_rest_is_no_remark(
     assert np.flatnonzero(row["observed"]).tolist() == [0, 10, 20, 30, 35], "the last of them is searched"
     outcome = done.outcomes[0]
     assert (outcome.num_frames_from_header, outcome.num_frames_decoded, outcome.message) == (64, 36, None)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_video_that_no_gpu_decoded_says_so_and_has_its_faces(
+    tmp_path: Path, extract: Callable[..., Extracted]
+) -> None:
+    done = extract(face_video(tmp_path / "one.mp4", 64), decode_device="cuda")
+    assert done.ranges == [(0, 0, 0, 64)]
+    assert (done.outcomes[0].message or "").startswith("decoded without a GPU: the GPU can't decode it (")
 
 
 def test_frames_that_fail_among_the_first_ones_are_told(tmp_path: Path, extract: Callable[..., Extracted]) -> None:
