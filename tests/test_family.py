@@ -391,9 +391,9 @@ class Unreliable:
         self.at_frame = at_frame
         self.error = error
 
-    def __call__(self, path: str, num_threads: int | None, max_frames: int | None) -> VideoReader:
+    def __call__(self, path: str, num_threads: int | None, *how: Any) -> VideoReader:
         if path != self.bad_path:
-            return VideoReader(path, num_threads, max_frames)
+            return VideoReader(path, num_threads, *how)
         if self.at_frame is None:
             raise self.error
         return FailingReader(path, num_threads, self.at_frame, self.error)
@@ -610,11 +610,9 @@ def test_the_video_told_last_is_the_one_whose_file_is_read(
         num_grabs[self.path] = num_grabs.get(self.path, 0) + 1
         return grabbed
 
-    def watched_open(
-        self: VideoReader, path: str, num_threads: int | None = None, max_frames: int | None = None
-    ) -> None:
+    def watched_open(self: VideoReader, path: str, *how: Any) -> None:
         blame(path, "open")
-        opened(self, path, num_threads, max_frames)
+        opened(self, path, *how)
         blame(path, "opened")
 
     monkeypatch.setattr(VideoReader, "_grab", watched_grab)

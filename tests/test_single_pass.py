@@ -81,6 +81,7 @@ class ActedDetector:
     faces_of_rungs: Sequence[Sequence[Acted]] = ()
     """Where searches find different things: of each one."""
     num_threads: int = 1
+    decode_device: str = "cpu"
     batch: int = 6
     num_searches: int = 0
 
@@ -168,9 +169,9 @@ class Extract:
             free_at_begin.append(arena.num_free_bytes)
             return arena
 
-        def opened(path: str, num_threads: int | None = None, max_frames: int | None = None) -> VideoReader:
+        def opened(path: str, *how: Any) -> VideoReader:
             openings.append(path)
-            return VideoReader(path, num_threads, max_frames)
+            return VideoReader(path, *how)
 
         append = PartitionWriter.append
 
