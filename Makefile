@@ -29,7 +29,7 @@ types: $(INSTALLED)
 unit: $(INSTALLED)
 	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
-# Kills, hangs, full disks and damaged files, in real runs: a quarter of an hour.
+# Kills, hangs, full disks and damaged files, in real runs: some twenty minutes on 2 cores.
 test-faults: $(INSTALLED)
 	$(BIN)/python -m pytest -m faults -n logical --maxprocesses 4 --dist worksteal
 
