@@ -193,8 +193,7 @@ class PlaneCapture:
             frame is not None
             and len(streams) == 1
             and streams[0].start_time is not None
-            and (frame.format.name == PIXEL_FORMAT or self.is_on_gpu)
-            and frame.color_range != ColorRange.JPEG  # The processor's decoders say it by the format.
+            and (frame.format.name == PIXEL_FORMAT or (self.is_on_gpu and frame.color_range != ColorRange.JPEG))
             and not frame.interlaced_frame
             and frame.rotation == 0
             and self._size == size

@@ -9,6 +9,7 @@ from typing import cast
 import av
 import numpy as np
 import pytest
+from av.video.reformatter import ColorRange
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -169,6 +170,16 @@ def test_colours_are_understood_the_same(
     assert is_usual(path) == (color_range == "tv")
     if is_usual(path):
         assert_same(path, monkeypatch)
+
+
+def test_full_range_that_only_a_tag_tells_is_usual(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = VP9_FAST | {"colorspace": "bt709", "color_range": "pc"}
+    path = write_video(tmp_path / "v.mp4", noise(3), codec="libvpx-vp9", options=options)
+    with av.open(str(path)) as container:
+        frame = next(container.decode(video=0))
+        assert (frame.format.name, frame.color_range) == (PIXEL_FORMAT, ColorRange.JPEG)
+    assert is_usual(path)
+    assert_same(path, monkeypatch)
 
 
 @pytest.mark.parametrize("unusual", ["4:4:4", "10 bits", "odd", "turned", "full range", "two streams", "no times"])
