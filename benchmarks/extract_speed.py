@@ -2,8 +2,9 @@
 
 ``read``: ``cv2.VideoCapture.read`` over every frame of every file, one file after the other, with the threads that
 OpenCV chooses. ``recipe``: the same clips by ``benchmarks/seed_recipe.py``, with as many processes and threads.
-``extraction``: all of ours. Workers of both are up and have their networks loaded, as in any run longer than a minute.
-Last, the whole command from a cold start, which a few short videos can't make up for.
+``extraction``: all of ours, planned as by the command; the recipe is given its videos in that order. Workers of both
+are up and have their networks loaded, as in any run longer than a minute. Last, the whole command from a cold start,
+which a few short videos can't make up for.
 
 The recipe's crops are counted and compared with ours. Where it makes more of them, the ratio of seconds flatters us,
 where fewer, the ratio by crop: the goal is for the smaller one.
@@ -23,7 +24,7 @@ import click
 
 from benchmarks.crops import Crops, crops_of_recipe, crops_of_store, num_crops, share_also_in
 from benchmarks.decoding import read_all
-from benchmarks.extraction import extract, warm_up
+from benchmarks.extraction import as_planned, extract, warm_up
 from benchmarks.figures import Figure, at_least, at_most, json_option, report_figures
 from benchmarks.machine import describe_machine
 from benchmarks.seed_recipe import export, recipe_workers
@@ -41,9 +42,8 @@ MIN_OVER_RECIPE = 3.0
 class Extraction:
     """Runs of ours; all have to give the same store."""
 
-    def __init__(self, engine: Engine, workers: int, videos: Sequence[VideoRef], scratch: str) -> None:
-        self._engine, self._workers, self._scratch = engine, workers, scratch
-        self._works = [Work((ref,)) for ref in videos]
+    def __init__(self, engine: Engine, workers: int, works: Sequence[Work], scratch: str) -> None:
+        self._engine, self._workers, self._works, self._scratch = engine, workers, works, scratch
         self._digest: str | None = None
         self.crops: Crops = {}
 
@@ -92,7 +92,9 @@ def measure(folder: str, workers: int, repeats: int) -> list[Figure]:
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
         engine = stack.enter_context(local_cluster(workers))
         pool = stack.enter_context(recipe_workers(workers, threads_per_worker(workers)))
-        ours, recipe = Extraction(engine, workers, videos, scratch), Recipe(pool, workers, videos)
+        works = as_planned(videos, workers)
+        in_order = [ref for work in works for ref in work.videos]
+        ours, recipe = Extraction(engine, workers, works, scratch), Recipe(pool, workers, in_order)
         ours.seconds(), recipe.seconds()  # Load the networks and the file cache.
         ways = {
             "read": lambda: seconds_of(lambda: read_all(videos)),

@@ -20,11 +20,19 @@ from pipeline.cluster import Engine
 from pipeline.config import Settings
 from pipeline.encode import Mp4Writer
 from pipeline.job import Extraction, supervised
+from pipeline.plan import Pending, partition_bounds, plan_partitions, settings_bounds
 from pipeline.process import process_partition
 from pipeline.runs import only_run
 from pipeline.supervise import NO_LIMITS, Call
 from pipeline.types import Partition, VideoOutcome, VideoRef, Work
 from pipeline.writer import create_or_resume
+
+
+def as_planned(videos: Sequence[VideoRef], num_workers: int) -> list[Work]:
+    """The partitions that the command would make of these videos, in its order."""
+    settings = Settings().extract
+    bounds = partition_bounds(settings, len(videos), sum(ref.size_bytes for ref in videos), num_workers)
+    return list(plan_partitions((Pending(ref, None) for ref in videos), bounds, settings_bounds(settings)))
 
 
 def extract(engine: Engine, num_threads: int, works: Sequence[Work], settings: Settings, folder: str) -> None:
