@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from pipeline.errors import InputError
 from pipeline.files import StoreFiles
 from pipeline.ledger import Known, Ledger
 from pipeline.plan import Pending, partition_number, usable_source
-from pipeline.runs import AttemptLostError, Run, RunOverError, RunWatch, settle, was_begun
+from pipeline.runs import AttemptLostError, Run, RunOverError, RunWatch, clear_settled, settle, was_begun
 from pipeline.store import FaceStore
 from pipeline.supervise import AttemptFailedError, Call, Limits, supervise
 from pipeline.types import STATUSES, Partition, VideoOutcome, VideoRef, Work
@@ -237,7 +238,13 @@ def _as_failure(error: BaseException) -> AttemptFailedError | None:
 
 def supervised(task: Task, call: Call, limits: Limits, run: Run) -> list[VideoOutcome]:
     """A task, by a child of the worker that this is called on."""
-    outcomes: list[VideoOutcome] = supervise(task.partition, call, limits, RunWatch(run).check)
+    try:
+        outcomes: list[VideoOutcome] = supervise(task.partition, call, limits, RunWatch(run).check)
+    except RunOverError:
+        # The child was killed amid its work, which the run that took over may have settled long ago.
+        with suppress(OSError):
+            clear_settled(StoreFiles(run.store_url), task.partition.name)
+        raise
     return outcomes
 
 

@@ -312,6 +312,20 @@ def settle(files: StoreFiles, partition_name: str) -> bool:
     return committed
 
 
+def clear_settled(files: StoreFiles, partition_name: str) -> None:
+    """Remove what an attempt wrote after it was settled; only by who has seen it end, and not where it wasn't settled.
+
+    An attempt that doesn't know yet that its run is over goes on, and its array comes again, of which by now no attempt
+    file tells.
+    """
+    videos = f"videos/{partition_name}.parquet"
+    if not files.exists(videos) or _has_rows(files, videos):
+        return
+    for name in files.names("arrays"):
+        if name.startswith(f"{partition_name}-"):
+            files.remove(f"arrays/{name}")
+
+
 def _array_of_attempt(files: StoreFiles, partition_name: str) -> str | None:
     try:
         name = str(json.loads(files.read(_attempt_file(partition_name)))["array"])

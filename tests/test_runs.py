@@ -21,7 +21,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline import job
+from pipeline.attempts import Task
 from pipeline.files import StoreFiles
+from pipeline.job import supervised
 from pipeline.runs import (
     CHECK_SECONDS,
     SILENT_SECONDS,
@@ -32,6 +35,7 @@ from pipeline.runs import (
     StoreBusyError,
     attempts_left,
     begin_attempt,
+    clear_settled,
     end_attempt,
     latest_run,
     only_run,
@@ -39,6 +43,8 @@ from pipeline.runs import (
     was_begun,
 )
 from pipeline.store import FaceStore
+from pipeline.supervise import NO_LIMITS, Call
+from pipeline.types import Partition
 from pipeline.upkeep import find_orphans, verify_store
 from pipeline.writer import PartitionTakenError, PartitionWriter, _GrowingArray, create_or_resume
 from tests.stores import SETTINGS, SHARD, SIZE, append, make_video, write_partition
@@ -567,6 +573,49 @@ def test_an_attempt_that_was_only_slow_finds_itself_settled(
     end_attempt(files, NAME)
     assert digest(files) == before
     assert problems(files) == []
+
+
+def test_what_an_attempt_writes_after_it_was_settled_is_cleared_when_it_is_killed(files: StoreFiles, run: Run) -> None:
+    attempt = Attempt(files, run, NAME)
+    attempt.begin()
+    settle(files, NAME)
+    attempt.append()
+    array = attempt.writer.array_name
+    assert problems(files) == [f"arrays/{array}"]
+    clear_settled(files, NAME)
+    assert problems(files) == []
+    clear_settled(files, NAME)
+
+
+def test_a_worker_whose_run_is_over_leaves_nothing(
+    files: StoreFiles, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt = Attempt(files, run, NAME)
+
+    def goes_on_and_is_killed(*_: object) -> None:
+        attempt.begin()
+        settle(files, NAME)
+        attempt.append()
+        raise RunOverError("another run has taken over")
+
+    monkeypatch.setattr(job, "supervise", goes_on_and_is_killed)
+    task = Task(Partition(1, (LATE.outcome.ref,)), 0, 0)
+    with pytest.raises(RunOverError):
+        supervised(task, Call("not called", {}), NO_LIMITS, run)
+    assert attempt.writer.array_name not in files.names("arrays")
+    assert attempts_left(files) == problems(files) == []
+
+
+def test_of_attempts_that_are_not_settled_nothing_is_cleared(files: StoreFiles, run: Run) -> None:
+    write_partition(files, NAME, [LATE])
+    at_work = Attempt(files, run, "part-00002")
+    at_work.begin()
+    at_work.append()
+    before = sorted(files.names("arrays"))
+    for name in ("part-00000", NAME, at_work.name, "part-00003"):
+        clear_settled(files, name)
+    assert sorted(files.names("arrays")) == before
+    assert len(before) == 3
 
 
 @pytest.mark.parametrize("of_attempt", range(STEPS_OF_AN_ATTEMPT))
