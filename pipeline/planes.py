@@ -193,6 +193,7 @@ class PlaneCapture:
             frame is not None
             and len(streams) == 1
             and streams[0].start_time is not None
+            # Full range from a GPU: which of FFmpeg's two formats for it the processor would give isn't known.
             and (frame.format.name == PIXEL_FORMAT or (self.is_on_gpu and frame.color_range != ColorRange.JPEG))
             and not frame.interlaced_frame
             and frame.rotation == 0
