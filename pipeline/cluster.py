@@ -279,8 +279,9 @@ def run_on_cluster(
 ) -> Iterator[Done[Item, Result]]:
     """Each item on a worker, in order of completion, until there is nothing more to take and nothing is on its way.
 
-    Two items a worker thread are in flight, so that no worker waits for the client and the client's memory doesn't grow
-    with their number; workers may come and go meanwhile.
+    One item a worker thread is in flight: an item that waited behind another on its worker couldn't go to one that is
+    free earlier, and to have the next from the client costs milliseconds of the minutes that a partition takes. Nor does
+    the client's memory grow with the number of items. Workers may come and go meanwhile.
 
     Args:
         engine: the workers.
@@ -305,7 +306,7 @@ def run_on_cluster(
             raise ClusterError(_LOST)
         if monotonic() - looked > LOOK_SECONDS:
             num_threads, looked = _num_threads(client, resources or {}), monotonic()
-            num_slots = 2 * max(1, engine.expected_threads, num_threads)
+            num_slots = max(1, engine.expected_threads, num_threads)
             if num_threads:
                 without_workers_since = looked
             elif looked - without_workers_since > PATIENCE_SECONDS:
