@@ -280,7 +280,7 @@ def run_on_cluster(
     """Each item on a worker, in order of completion, until there is nothing more to take and nothing is on its way.
 
     One item a worker thread is in flight: an item that waited behind another on its worker couldn't go to one that is
-    free earlier, and to have the next from the client costs milliseconds of the minutes that a partition takes. Nor does
+    free earlier, and the next from the client costs milliseconds of the minutes that a partition takes. Nor does
     the client's memory grow with the number of items. Workers may come and go meanwhile.
 
     Args:
