@@ -22,6 +22,13 @@ def media() -> Path:
     return MEDIA.resolve()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def interrupts_are_heard() -> None:
+    """A shell has what it starts in the background ignore SIGINT, and tests that interrupt commands would fail."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(scope="module")
 def one_torch_thread() -> Iterator[None]:
     """torch's results depend on its number of threads, in their last bits."""
