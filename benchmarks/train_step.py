@@ -29,9 +29,13 @@ WAYS = {
 
 
 def time_steps(
-    name: str, batch_shape: tuple[int, ...], channels_last: bool, bfloat16: bool, num_steps: int
-) -> tuple[float, int]:
-    """Median seconds of a step, the first left out, and how many had gradients that aren't finite."""
+    name: str, batch_shape: tuple[int, ...], channels_last: bool, bfloat16: bool, max_steps: int, max_seconds: float
+) -> tuple[list[float], int]:
+    """Seconds of each step, the first left out, and how many of all had gradients that aren't finite.
+
+    Steps end after ``max_seconds``, but not before one was timed: some processors have no fast bfloat16 at all, and a
+    step takes minutes there.
+    """
     torch.manual_seed(0)
     model = build_model(name)
     clips, labels = torch.randn(batch_shape), torch.arange(batch_shape[0]) % 2
@@ -39,8 +43,9 @@ def time_steps(
         model.to(memory_format=convolution_format(model))
         clips = clips.contiguous(memory_format=torch.channels_last_3d)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-5)
-    seconds, num_broken = [], 0
-    for _ in range(num_steps + 1):
+    seconds: list[float] = []
+    num_broken = 0
+    while len(seconds) <= max_steps and (len(seconds) < 2 or sum(seconds) < max_seconds):
         started = perf_counter()
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             logits = model(clips)
@@ -52,7 +57,7 @@ def time_steps(
             num_broken += 1
         optimizer.zero_grad()
         seconds.append(perf_counter() - started)
-    return float(np.median(seconds[1:])), num_broken
+    return seconds[1:], num_broken
 
 
 @click.command(help="Seconds of a training step on the CPU, by memory layout and precision.")
@@ -61,17 +66,20 @@ def time_steps(
 @click.option("--frames", default=8, show_default=True, help="Of a clip.")
 @click.option("--size", default=64, show_default=True, help="Side of a frame, pixels.")
 @click.option("--steps", default=5, show_default=True, help="Timed, after one that isn't.")
-def main(names: tuple[str, ...], clips: int, frames: int, size: int, steps: int) -> None:
+@click.option("--seconds", "max_seconds", default=60.0, show_default=True, help="Then no more steps, but at least one.")
+def main(names: tuple[str, ...], clips: int, frames: int, size: int, steps: int, max_seconds: float) -> None:
     print(describe_machine())
     print(f"made for bfloat16: {is_made_for_bf16('cpu')}; {clips} clips of {frames}x{size}x{size}")
     print(f"\n{'model':<16}{'':<26}{'s/step':>8}{'x float32':>11}{'not finite':>12}")
     for name in names:
         baseline = 0.0
         for way, (channels_last, bfloat16) in WAYS.items():
-            seconds, num_broken = time_steps(name, (clips, 3, frames, size, size), channels_last, bfloat16, steps)
+            shape = (clips, 3, frames, size, size)
+            timed, num_broken = time_steps(name, shape, channels_last, bfloat16, steps, max_seconds)
+            seconds = float(np.median(timed))
             baseline = baseline or seconds
             ratio = f"{seconds / baseline:.2f}x"
-            print(f"{name:<16}{way:<26}{seconds:>8.2f}{ratio:>11}{num_broken:>6} of {steps + 1}", flush=True)
+            print(f"{name:<16}{way:<26}{seconds:>8.2f}{ratio:>11}{num_broken:>6} of {len(timed) + 1}", flush=True)
 
 
 if __name__ == "__main__":
