@@ -30,11 +30,10 @@ WAYS = {
 
 def time_steps(
     name: str, batch_shape: tuple[int, ...], channels_last: bool, bfloat16: bool, max_steps: int, max_seconds: float
-) -> tuple[list[float], int]:
-    """Seconds of each step, the first left out, and how many of all had gradients that aren't finite.
+) -> tuple[list[float], int, int]:
+    """Seconds of each step, the first left out if there is another; how many had no finite gradients; how many in all.
 
-    Steps end after ``max_seconds``, but not before one was timed: some processors have no fast bfloat16 at all, and a
-    step takes minutes there.
+    No step begins after ``max_seconds``: some processors have no fast bfloat16 at all, and a step takes minutes there.
     """
     torch.manual_seed(0)
     model = build_model(name)
@@ -45,7 +44,7 @@ def time_steps(
     optimizer = torch.optim.AdamW(model.parameters(), 1e-5)
     seconds: list[float] = []
     num_broken = 0
-    while len(seconds) <= max_steps and (len(seconds) < 2 or sum(seconds) < max_seconds):
+    while len(seconds) <= max_steps and sum(seconds) < max_seconds:
         started = perf_counter()
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             logits = model(clips)
@@ -57,7 +56,7 @@ def time_steps(
             num_broken += 1
         optimizer.zero_grad()
         seconds.append(perf_counter() - started)
-    return seconds[1:], num_broken
+    return seconds[1:] or seconds, num_broken, len(seconds)
 
 
 @click.command(help="Seconds of a training step on the CPU, by memory layout and precision.")
@@ -66,7 +65,7 @@ def time_steps(
 @click.option("--frames", default=8, show_default=True, help="Of a clip.")
 @click.option("--size", default=64, show_default=True, help="Side of a frame, pixels.")
 @click.option("--steps", default=5, show_default=True, help="Timed, after one that isn't.")
-@click.option("--seconds", "max_seconds", default=60.0, show_default=True, help="Then no more steps, but at least one.")
+@click.option("--seconds", "max_seconds", default=60.0, show_default=True, help="No step begins later.")
 def main(names: tuple[str, ...], clips: int, frames: int, size: int, steps: int, max_seconds: float) -> None:
     print(describe_machine())
     print(f"made for bfloat16: {is_made_for_bf16('cpu')}; {clips} clips of {frames}x{size}x{size}")
@@ -75,11 +74,11 @@ def main(names: tuple[str, ...], clips: int, frames: int, size: int, steps: int,
         baseline = 0.0
         for way, (channels_last, bfloat16) in WAYS.items():
             shape = (clips, 3, frames, size, size)
-            timed, num_broken = time_steps(name, shape, channels_last, bfloat16, steps, max_seconds)
+            timed, num_broken, num_steps = time_steps(name, shape, channels_last, bfloat16, steps, max_seconds)
             seconds = float(np.median(timed))
             baseline = baseline or seconds
             ratio = f"{seconds / baseline:.2f}x"
-            print(f"{name:<16}{way:<26}{seconds:>8.2f}{ratio:>11}{num_broken:>6} of {len(timed) + 1}", flush=True)
+            print(f"{name:<16}{way:<26}{seconds:>8.2f}{ratio:>11}{num_broken:>6} of {num_steps}", flush=True)
 
 
 if __name__ == "__main__":
