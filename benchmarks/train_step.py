@@ -29,12 +29,9 @@ WAYS = {
 
 
 def time_steps(
-    name: str, batch_shape: tuple[int, ...], channels_last: bool, bfloat16: bool, max_steps: int, max_seconds: float
-) -> tuple[list[float], int, int]:
-    """Seconds of each step, the first left out if there is another; how many had no finite gradients; how many in all.
-
-    No step begins after ``max_seconds``: some processors have no fast bfloat16 at all, and a step takes minutes there.
-    """
+    name: str, batch_shape: tuple[int, ...], channels_last: bool, bfloat16: bool, num_steps: int
+) -> tuple[float, int]:
+    """Median seconds of a step, the first left out, and how many had gradients that aren't finite."""
     torch.manual_seed(0)
     model = build_model(name)
     clips, labels = torch.randn(batch_shape), torch.arange(batch_shape[0]) % 2
@@ -42,9 +39,8 @@ def time_steps(
         model.to(memory_format=convolution_format(model))
         clips = clips.contiguous(memory_format=torch.channels_last_3d)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-5)
-    seconds: list[float] = []
-    num_broken = 0
-    while len(seconds) <= max_steps and sum(seconds) < max_seconds:
+    seconds, num_broken = [], 0
+    for _ in range(num_steps + 1):
         started = perf_counter()
         with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
             logits = model(clips)
@@ -56,7 +52,7 @@ def time_steps(
             num_broken += 1
         optimizer.zero_grad()
         seconds.append(perf_counter() - started)
-    return seconds[1:] or seconds, num_broken, len(seconds)
+    return float(np.median(seconds[1:])), num_broken
 
 
 @click.command(help="Seconds of a training step on the CPU, by memory layout and precision.")
@@ -65,11 +61,8 @@ def time_steps(
 @click.option("--frames", default=8, show_default=True, help="Of a clip.")
 @click.option("--size", default=64, show_default=True, help="Side of a frame, pixels.")
 @click.option("--steps", default=5, show_default=True, help="Timed, after one that isn't.")
-@click.option("--seconds", "max_seconds", default=60.0, show_default=True, help="No step begins later.")
 @click.option("--bfloat16", is_flag=True, help="Even if the processor isn't made for it; a step may take many minutes.")
-def main(
-    names: tuple[str, ...], clips: int, frames: int, size: int, steps: int, max_seconds: float, bfloat16: bool
-) -> None:
+def main(names: tuple[str, ...], clips: int, frames: int, size: int, steps: int, bfloat16: bool) -> None:
     print(describe_machine())
     print(f"made for bfloat16: {is_made_for_bf16('cpu')}; {clips} clips of {frames}x{size}x{size}")
     print(f"\n{'model':<16}{'':<26}{'s/step':>8}{'x float32':>11}{'not finite':>12}")
@@ -79,12 +72,10 @@ def main(
             if in_bfloat16 and not bfloat16 and not is_made_for_bf16("cpu"):
                 print(f"{name:<16}{way:<26}left out; --bfloat16 times it")
                 continue
-            shape = (clips, 3, frames, size, size)
-            timed, num_broken, num_steps = time_steps(name, shape, channels_last, in_bfloat16, steps, max_seconds)
-            seconds = float(np.median(timed))
+            seconds, num_broken = time_steps(name, (clips, 3, frames, size, size), channels_last, in_bfloat16, steps)
             baseline = baseline or seconds
             ratio = f"{seconds / baseline:.2f}x"
-            print(f"{name:<16}{way:<26}{seconds:>8.2f}{ratio:>11}{num_broken:>6} of {num_steps}", flush=True)
+            print(f"{name:<16}{way:<26}{seconds:>8.2f}{ratio:>11}{num_broken:>6} of {steps + 1}", flush=True)
 
 
 if __name__ == "__main__":
